@@ -1,0 +1,282 @@
+"""The tape: what is recorded on the way forward, and how gradients flow back along it.
+
+Every operation (see `operation.py`) turns arrays into an array and a *vjp*, the function that maps the cotangent `dy`
+of its output to the gradients of its inputs (a vector-Jacobian product: ``dx = dy . dy/dx``). The tape is nothing but
+these vjps, each in a `Node` that knows where its inputs came from. `sweep` visits the nodes in the reverse of the order
+in which they were created: every consumer of a value was created after the value, so when a node's turn comes, all
+contributions to its cotangent have arrived and been summed. That is all the topological sorting there is.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from tinygrad_llm.tensor import Tensor
+
+Array = npt.NDArray[Any]
+
+_grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
+_anomaly_detection: ContextVar[bool] = ContextVar("anomaly_detection", default=False)
+_creation = itertools.count()
+
+
+class _Setting(ContextDecorator):
+    """Sets a context variable inside a ``with`` block or a decorated function; nests, and is safe between threads."""
+
+    variable: ContextVar[bool]
+    value: bool
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> Self:
+        self._tokens.append(self.variable.set(self.value))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.variable.reset(self._tokens.pop())
+
+
+class no_grad(_Setting):
+    """``with no_grad():`` records nothing: less time and memory where no gradient is wanted."""
+
+    variable, value = _grad_enabled, False
+
+
+class enable_grad(_Setting):
+    """``with enable_grad():`` records again inside a `no_grad` block."""
+
+    variable, value = _grad_enabled, True
+
+
+class detect_anomaly(_Setting):
+    """``with detect_anomaly():`` stops at the first operation whose value or gradient has a NaN or an infinity.
+
+    Raises FloatingPointError naming the operation and the ranges of its inputs. Costs a pass over every array.
+    """
+
+    variable, value = _anomaly_detection, True
+
+
+def anomaly_detection() -> bool:
+    """Whether values and gradients are checked for NaN and infinities."""
+    return _anomaly_detection.get()
+
+
+def grad_enabled() -> bool:
+    """Whether operations are being recorded."""
+    return _grad_enabled.get()
+
+
+def describe(array: Array) -> str:
+    """One line about an array: shape, dtype, range, mean, spread, and how many NaN and infinities there are."""
+    text = f"shape={array.shape}, {array.dtype}"
+    if array.size == 0 or array.dtype.kind not in "fiub":
+        return text
+    values = array.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if array.size == 1 and finite.size == 1:
+        return f"{text}, value {finite[0]:.6g}"
+    if finite.size:
+        # dividing by the largest magnitude first keeps huge values from overflowing in the spread
+        scale = float(np.abs(finite).max()) or 1.0
+        mean, std = float((finite / scale).mean()) * scale, float((finite / scale).std()) * scale
+        text += f", range [{finite.min():.4g}, {finite.max():.4g}], mean {mean:.4g}, std {std:.4g}"
+    nans, infinities = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+    return text + (f", NaN: {nans}!" if nans else "") + (f", infinite: {infinities}!" if infinities else "")
+
+
+def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum a gradient over the axes along which its input was broadcast, back to the input's `shape`.
+
+    Broadcasting copies a value along an axis; each copy receives a cotangent, and the value receives their sum.
+    """
+    if gradient.shape == shape:
+        return gradient
+    extra = gradient.ndim - len(shape)
+    stretched = tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
+    return gradient.sum(tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arrays that a vjp still needs are read-only until the vjp has run: a write in place would silently falsify the
+# gradient, so NumPy refuses it ("assignment destination is read-only"). Locks are counted per owner of the memory,
+# since a view cannot be made writeable again before its owner is.
+
+_locks: dict[int, tuple[list[int], list[Array]]] = {}
+
+
+def _owner(array: Array) -> Array:
+    return array.base if isinstance(array.base, np.ndarray) else array
+
+
+def _lock(array: Array) -> None:
+    owner = _owner(array)
+    count, arrays = _locks.setdefault(id(owner), ([0], []))
+    count[0] += 1
+    for each in (array, owner):  # the view first: it can no longer be locked by itself once its owner is
+        if each.flags.writeable:
+            each.flags.writeable = False
+            arrays.append(each)
+
+
+def _unlock(array: Array) -> None:
+    owner = _owner(array)
+    count, arrays = _locks[id(owner)]
+    count[0] -= 1
+    if count[0] == 0:
+        del _locks[id(owner)]
+        for each in sorted(arrays, key=lambda a: a is not owner):  # the owner first
+            each.flags.writeable = True
+
+
+def saved_arrays(function: Callable[..., Any]) -> list[Array]:
+    """The arrays a vjp holds on to until backward: what its closure captured (each once)."""
+    found: dict[int, Array] = {}
+    stack: list[Any] = [function]
+    while stack:
+        thing = stack.pop()
+        if isinstance(thing, np.ndarray):
+            found[id(thing)] = thing
+        elif isinstance(thing, (tuple, list)):
+            stack.extend(thing)
+        elif getattr(thing, "__closure__", None):
+            stack.extend(cell.cell_contents for cell in thing.__closure__)
+    return list(found.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Edge:
+    """Where the gradient of one input of a node goes: to an output of an earlier node, or to a leaf Tensor."""
+
+    __slots__ = ("dtype", "position", "shape", "target", "target_output")
+
+    def __init__(self, position: int, tensor: Tensor) -> None:
+        self.position = position
+        self.target: Node | Tensor = tensor if tensor.node is None else tensor.node
+        self.target_output = tensor.output_index
+        self.shape, self.dtype = tensor.data.shape, tensor.data.dtype
+
+
+class Node:
+    """One recorded operation: its vjp, and the edges along which it hands gradients back."""
+
+    __slots__ = ("edges", "input_ranges", "locked", "name", "order", "outputs", "parameters", "retained", "vjp")
+
+    def __init__(self, name: str, parameters: Sequence[str], edges: list[Edge], vjp: Callable[..., Any]) -> None:
+        self.name, self.parameters, self.edges = name, parameters, edges
+        self.vjp: Callable[..., Any] | None = vjp
+        self.order = next(_creation)
+        self.outputs: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
+        self.locked: list[Array] = []
+        self.retained: dict[int, Tensor] = {}
+        self.input_ranges: list[str] = []
+
+    def lock(self, candidates: Sequence[Array]) -> None:
+        """Make what the vjp saved read-only, and whatever among `candidates` (inputs, outputs) shares its memory."""
+        assert self.vjp is not None
+        saved = saved_arrays(self.vjp)
+        owners = {id(_owner(array)) for array in saved}
+        self.locked = [*saved, *(a for a in candidates if id(_owner(a)) in owners)]
+        for array in self.locked:
+            _lock(array)
+
+    def free(self) -> None:
+        """Drop the vjp with all it saved, and make its arrays writeable again."""
+        self.vjp = None
+        for array in self.locked:
+            _unlock(array)
+        self.locked = []
+
+    def __del__(self) -> None:
+        if self.locked:
+            self.free()
+
+    def input_name(self, position: int) -> str:
+        """The parameter at `position`; inputs beyond the last are the further ones of a variadic operation."""
+        if position < len(self.parameters):
+            return self.parameters[position]
+        return f"{self.parameters[-1]}[{position - len(self.parameters) + 1}]"
+
+    def pull(self, cotangents: list[Array | None]) -> list[Array]:
+        """Run the vjp; return one gradient per edge, un-broadcast, in the input's dtype. Frees the node."""
+        if self.vjp is None:
+            raise RuntimeError(
+                f"backward: the graph behind '{self.name}' was already freed by an earlier backward(); "
+                "run the forward pass again before the second one"
+            )
+        filled = [
+            np.zeros(shape, dtype) if c is None else c for c, (shape, dtype) in zip(cotangents, self.outputs, strict=True)
+        ]
+        gradients = self.vjp(filled[0] if len(filled) == 1 else tuple(filled))
+        if not isinstance(gradients, tuple):
+            gradients = (gradients,)
+        result = [self._gradient(edge, gradients) for edge in self.edges]
+        self.free()
+        return result
+
+    def _gradient(self, edge: Edge, gradients: tuple[Any, ...]) -> Array:
+        gradient = gradients[edge.position] if edge.position < len(gradients) else None
+        where = f"{self.name}: the gradient of input '{self.input_name(edge.position)}'"
+        if gradient is None:
+            raise RuntimeError(f"{where} is not defined (its vjp gives None), but that input requires a gradient")
+        gradient = np.asarray(gradient() if callable(gradient) else gradient)
+        try:
+            gradient = unbroadcast(gradient, edge.shape)
+        except (ValueError, IndexError) as error:
+            raise RuntimeError(f"{where} has shape {gradient.shape}, the input has {edge.shape}") from error
+        if _anomaly_detection.get() and not np.isfinite(gradient).all():
+            inputs = "; ".join(self.input_ranges) or "not recorded: run the forward pass under detect_anomaly() too"
+            raise FloatingPointError(f"{where} is not finite: {describe(gradient)}. Inputs: {inputs}")
+        return gradient if gradient.dtype == edge.dtype else gradient.astype(edge.dtype)
+
+
+def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array]) -> None:
+    """Propagate `cotangents` from `outputs` to every leaf that requires a gradient, adding to its `.grad`."""
+    pending: dict[int, tuple[Node, list[Array | None]]] = {}
+    queue: list[int] = []  # a heap of negated creation numbers: the newest node first
+
+    def send(target: Node | Tensor, index: int, gradient: Array, foreign: Sequence[Array]) -> None:
+        if not isinstance(target, Node):
+            _accumulate(target, gradient, foreign)
+            return
+        if target.order not in pending:
+            pending[target.order] = target, [None] * len(target.outputs)
+            heapq.heappush(queue, -target.order)
+        sums = pending[target.order][1]
+        before = sums[index]
+        sums[index] = gradient if before is None else before + gradient
+
+    for output, cotangent in zip(outputs, cotangents, strict=True):
+        send(output if output.node is None else output.node, output.output_index, cotangent, [cotangent])
+    while queue:
+        node, arrived = pending.pop(-heapq.heappop(queue))
+        for index, tensor in node.retained.items():
+            if (cotangent_here := arrived[index]) is not None:
+                _accumulate(tensor, cotangent_here, [cotangent_here])
+        foreign = [*node.locked, *(a for a in arrived if a is not None)]
+        gradients = node.pull(arrived)
+        for number, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
+            others = gradients[:number] + gradients[number + 1 :]
+            send(edge.target, edge.target_output, gradient, foreign + others)
+
+
+def _accumulate(leaf: Tensor, gradient: Array, foreign: Sequence[Array]) -> None:
+    """Add to ``leaf.grad``. The leaf owns its gradient: memory shared with any `foreign` array is copied."""
+    if leaf.grad is not None:
+        leaf.grad += gradient
+    elif not gradient.flags.writeable or any(np.may_share_memory(gradient, other) for other in foreign):
+        leaf.grad = gradient.copy()
+    else:
+        leaf.grad = gradient
