@@ -1,0 +1,284 @@
+"""Encoding, decoding and the file, on arbitrary text."""
+
+import json
+import time
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_llm.tokenizer import PATTERNS, Tokenizer
+from tinygrad_llm.tokenizer.merging import merge_long, merge_short
+
+LEARNED_FROM = [
+    "The model's gradient of a sum is the sum of gradients; we'll derive it.\n\n  def f(x, y=12345):\n        return x",
+    "Größe, naïve, 数字 и буквы \U0001f600\U0001f600 don't DON'T\r\n\t  tabs   and spaces    ",
+    "aaaa aaaa aaaaaaaa abababab the the the there then _name __init__ self.name",
+] * 2
+
+fragments = st.sampled_from(
+    ["the", " the", "'s", "'S", "  \n", "\r\n", "12345", "_", "a" * 70, "\U0001f600", "é", "<|endoftext|>"]
+)
+texts = st.lists(fragments | st.text(max_size=8), max_size=12).map("".join)
+
+
+@pytest.fixture(scope="module", params=sorted(PATTERNS))
+def tokenizer(request):
+    return Tokenizer.train(LEARNED_FROM, 400, pattern=request.param)
+
+
+def obvious_encode(tokenizer, text):
+    """By the definition: in each word, merge the pair of lowest rank, leftmost first, until none is left."""
+    from tinygrad_llm.tokenizer.pretokenize import compile_pattern
+
+    rank = {pair: number for number, pair in enumerate(tokenizer.merges)}
+    id_of = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size)}
+    ids = []
+    for word in compile_pattern(tokenizer.pattern).findall(text):
+        parts = [bytes([byte]) for byte in word.encode()]
+        while True:
+            ranks = [rank.get((id_of[a], id_of[b]), np.inf) for a, b in pairwise(parts)]
+            if not ranks or min(ranks) == np.inf:
+                break
+            i = ranks.index(min(ranks))
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        ids += [id_of[part] for part in parts]
+    return ids
+
+
+@given(text=texts)
+def test_ids_are_those_of_the_definition_and_decode_gives_the_text_back(tokenizer, text):
+    ids = tokenizer.encode(text, disallowed_special=())
+    assert ids.dtype == np.int32
+    assert ids.ndim == 1
+    assert ids.tolist() == obvious_encode(tokenizer, text)
+    assert ids.tolist() == tokenizer.encode(text, disallowed_special=()).tolist()  # now from the cache
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert tokenizer.count_bytes(ids) == len(text.encode())
+
+
+@given(data=st.binary(max_size=30))
+def test_any_bytes_can_be_written_with_ids(tokenizer, data):
+    id_of = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size)}
+    ids = [id_of[bytes([byte])] for byte in data]
+    assert tokenizer.decode_bytes(ids) == data
+    assert tokenizer.decode(np.array(ids, dtype=np.int64)) == data.decode("utf-8", errors="replace")
+
+
+@given(ids=st.lists(st.integers(0, 399), max_size=30), cuts=st.lists(st.integers(0, 30), max_size=3))
+def test_streamed_text_joined_is_the_whole_text_and_never_half_a_character(tokenizer, ids, cuts):
+    ids = [i for i in ids if i < tokenizer.vocab_size]
+    borders = [0, *sorted(cuts), len(ids)]
+    decoder = tokenizer.stream_decoder()
+    pieces = [decoder.feed(ids[a:b]) for a, b in pairwise(borders)]
+    assert "".join(pieces) + decoder.flush() == tokenizer.decode(ids)
+    assert decoder.flush() == ""
+
+
+def test_the_stream_decoder_keeps_half_a_character_back():
+    tokenizer = Tokenizer.train([], 257)
+    decoder = tokenizer.stream_decoder()
+    assert [decoder.feed(int(i)) for i in tokenizer.encode("a\U0001f600")] == ["a", "", "", "", "\U0001f600"]
+    decoder.feed(tokenizer.encode("é")[:1])
+    assert decoder.flush() == "\ufffd"
+    assert decoder.feed(tokenizer.encode("b")) == "b"  # nothing left over from before
+
+
+@given(word=st.text("ab", max_size=120) | st.text(max_size=60))
+def test_both_ways_to_merge_agree(tokenizer, word):
+    symbols = [tokenizer._id_of_byte[byte] for byte in word.encode()]
+    short = merge_short(list(symbols), tokenizer._merge_table)
+    assert short == merge_long(list(symbols), tokenizer._merge_table)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 100_000, "ab" * 50_000, " " * 100_000 + "x", "\n" * 100_000, "'" * 100_000, "1" * 100_000]
+)
+def test_long_runs_take_no_quadratic_time(tokenizer, text):
+    begin = time.perf_counter()
+    ids = tokenizer.encode(text)
+    assert time.perf_counter() - begin < 10  # about 0.5 s; n^2 steps would take hours
+    assert tokenizer.decode(ids) == text
+
+
+def test_the_cache_is_bounded():
+    tokenizer = Tokenizer.train([], 257)
+    tracemalloc.start()
+    for begin in range(0, 300_000, 10_000):
+        tokenizer.encode(" ".join(map(str, range(begin, begin + 10_000))).replace("0", "x"))
+    tokenizer.encode("y" * 1_000_000)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 60e6
+
+
+def test_special_tokens_follow_tiktokens_rules():
+    tokenizer = Tokenizer.train([], 300, special_tokens=["<|endoftext|>", "<|end|>", "<|end|>x"])
+    text = "a<|endoftext|>b"
+    with pytest.raises(
+        ValueError, match=r"'<\|endoftext\|>' at position 1; .*allowed_special=.*disallowed_special=\(\)"
+    ):
+        tokenizer.encode(text)
+    plain = tokenizer.encode(text, disallowed_special=())
+    assert len(plain) == len(text)
+    assert tokenizer.decode(plain) == text
+    a, b = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
+    for allowed in ("all", {"<|endoftext|>"}):
+        ids = tokenizer.encode(text, allowed_special=allowed)
+        assert ids.tolist() == [a, 0, b]
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.count_bytes(ids) == 2  # the name of a special token is no text
+    with pytest.raises(ValueError, match="end"):
+        tokenizer.encode("<|end|>", allowed_special={"<|endoftext|>"})
+    assert tokenizer.encode("<|end|>x<|end|>", allowed_special="all").tolist() == [2, 1]  # the longest name wins
+    assert len(tokenizer.encode("<|end|>", allowed_special={"<|endoftext|>"}, disallowed_special={"b"})) == 7
+    with pytest.raises(ValueError, match="are not among"):
+        tokenizer.encode("a", allowed_special={"<|no|>"})
+    with pytest.raises(ValueError, match="pass a set"):
+        tokenizer.encode("a", allowed_special="<|endoftext|>")
+
+
+def test_a_users_own_pattern_loses_nothing_it_does_not_match():
+    tokenizer = Tokenizer.train(["ab ab, ab"], 300, pattern="[a-z]+")
+    assert tokenizer.decode(tokenizer.encode("-ab  é ab!")) == "-ab  é ab!"
+
+
+def test_wrong_text_and_ids_are_named():
+    tokenizer = Tokenizer.train([], 257)
+    with pytest.raises(ValueError, match=r"lone surrogate U\+DC80 at position 3"):
+        tokenizer.encode("abc\udc80d")
+    for number in (257, -1):
+        with pytest.raises(ValueError, match=rf"id {number} is not in this vocabulary \(ids 0 to 256\)"):
+            tokenizer.decode([number])
+    with pytest.raises(ValueError, match=r"no <\|endoftext\|>"):
+        _ = Tokenizer.train([], 256, special_tokens=()).separator_id
+
+
+# ---- the file
+
+
+@given(text=texts)
+def test_a_saved_tokenizer_is_the_same_one(tokenizer, tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(path)
+    again = Tokenizer.load(str(path))
+    assert again.pattern == tokenizer.pattern
+    assert again.digest == tokenizer.digest
+    assert again.vocab_size == tokenizer.vocab_size
+    assert again.special_tokens == tokenizer.special_tokens
+    assert np.array_equal(again.encode(text, allowed_special="all"), tokenizer.encode(text, allowed_special="all"))
+    assert [entry.name for entry in path.parent.iterdir()] == ["tokenizer.json"]  # nothing left beside it
+
+
+def test_the_digest_sees_every_part_that_decides_the_ids():
+    def digest(texts=("ab ab cd",), size=259, **options):
+        return Tokenizer.train(texts, size, **options).digest
+
+    different = [
+        digest(),
+        digest(size=258),
+        digest(["cd cd ab"]),
+        digest(pattern="gpt2"),
+        digest(special_tokens=["<|x|>"]),
+        digest(special_tokens=["<|endoftext|>", "<|x|>"], size=260),
+    ]
+    assert len(set(different)) == len(different)
+    assert digest() == digest()
+
+
+@pytest.fixture
+def content(tmp_path):
+    path = tmp_path / "good.json"
+    Tokenizer.train(["the the then"], 262, pattern="gpt2").save(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def damage(content, *keys, value):
+    for key in keys[:-1]:
+        content = content[key]
+    content[keys[-1]] = value
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (["model", "type"], "WordPiece", "model type 'WordPiece'"),
+        (["model", "dropout"], 0.1, "dropout 0.1"),
+        (["model", "merges", 0], ["q", "nothing"], "merge 0 .* refers to 'nothing'"),
+        (["model", "merges", 0], ["q", "z"], "makes b'qz', which is not in the vocabulary"),
+        (["model", "merges", 0], "one", "not a pair"),
+        (["model", "merges", 0], ["<|endoftext|>", "t"], "not both ordinary tokens"),
+        (["model", "vocab", "t"], 5, "one id to two tokens"),
+        (["model", "vocab", "t"], "5", "not a whole number"),
+        (["model", "vocab", "t"], -3, "negative id -3"),
+        (["model", "vocab", "€"], 300, "stands for no byte"),
+        (["model", "vocab"], {}, "refers to"),
+        (["added_tokens", 0, "id"], 7, "has the ids 7 and 0"),
+        (["added_tokens", 0, "lstrip"], True, "lstrip True"),
+        (["normalizer"], {"type": "NFC"}, "normalizer"),
+        (["post_processor"], {"type": "TemplateProcessing"}, "TemplateProcessing"),
+        (["pre_tokenizer"], {"type": "Whitespace"}, "pre_tokenizer"),
+        (["pre_tokenizer", "add_prefix_space"], True, "pre_tokenizer"),
+        (["pre_tokenizer"], None, "field 'pre_tokenizer'"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path, content, keys, value, message):
+    damage(content, *keys, value=value)
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"damaged\.json: .*{message}"):
+        Tokenizer.load(path)
+
+
+@pytest.mark.parametrize("field", ["model", "pre_tokenizer"])
+def test_a_missing_field_is_named(tmp_path, content, field):
+    del content[field]
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"damaged\.json: field '{field}' is missing"):
+        Tokenizer.load(path)
+
+
+def test_a_truncated_foreign_or_absent_file_is_named(tmp_path, content):
+    path = tmp_path / "damaged.json"
+    text = json.dumps(content)
+    path.write_text(text[: len(text) // 2], encoding="utf-8")
+    with pytest.raises(ValueError, match=r"damaged\.json: .*cut short"):
+        Tokenizer.load(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"damaged\.json: .*no UTF-8 at byte 0"):
+        Tokenizer.load(path)
+    path.write_text("[1, 2]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"damaged\.json: field 'model' is missing"):
+        Tokenizer.load(path)
+    path.write_text(text.replace('"t": ', '"t": 1, "t": ', 1), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"damaged\.json: 't' stands twice"):
+        Tokenizer.load(path)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        Tokenizer.load(tmp_path / "absent.json")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.json"
+    Tokenizer.train(["ab"], 258).save(path)
+    before = path.read_bytes()
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        Tokenizer.train(["cd"], 258).save(path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_merges_written_as_one_text_are_read_too(tmp_path, content):
+    path = tmp_path / "old.json"
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert Tokenizer.load(path).encode("the").tolist() == Tokenizer.train(["the the then"], 262).encode("the").tolist()

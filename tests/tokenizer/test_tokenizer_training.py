@@ -1,0 +1,124 @@
+"""The trainer against the obvious one, which counts everything anew for each merge."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_llm.tokenizer import PATTERNS, Tokenizer
+from tinygrad_llm.tokenizer.alphabet import BYTE_ORDER
+from tinygrad_llm.tokenizer.pretokenize import compile_pattern
+
+# few letters make many ties, overlaps ("aaaa") and pairs that run out
+tied_texts = st.lists(st.text("ab \n", max_size=30), max_size=5)
+
+
+def merge_everywhere(symbols, pair, new):
+    result, i = [], 0
+    while i < len(symbols):
+        if tuple(symbols[i : i + 2]) == pair:
+            result.append(new)
+            i += 2
+        else:
+            result.append(symbols[i])
+            i += 1
+    return result
+
+
+def obvious_merges(texts, pattern, vocab_size, specials=1):
+    """Merges by the definition: count all pairs, take the best, merge it everywhere, begin again."""
+    id_of_byte = {byte: specials + place for place, byte in enumerate(BYTE_ORDER)}
+    words = [
+        [id_of_byte[b] for b in word.encode()] for text in texts for word in compile_pattern(pattern).findall(text)
+    ]
+    merges = []
+    while specials + 256 + len(merges) < vocab_size:
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        if not counts:
+            break
+        pair = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = [merge_everywhere(word, pair, specials + 256 + len(merges)) for word in words]
+        merges.append(pair)
+    return merges
+
+
+@pytest.mark.parametrize("pattern", sorted(PATTERNS))
+@given(texts=tied_texts | st.lists(st.text(max_size=30), max_size=5), merges=st.integers(0, 40))
+def test_merges_are_those_of_the_definition(pattern, texts, merges):
+    tokenizer = Tokenizer.train(texts, 257 + merges, pattern=pattern)
+    assert tokenizer.merges == obvious_merges(texts, pattern, 257 + merges)
+
+
+def test_ties_go_to_the_smaller_left_id_then_the_smaller_right_id():
+    # all pairs occur once; "!" (0x21) has the smallest id of all bytes, a space the largest but for control characters
+    tokenizer = Tokenizer.train(["zb", "ac", "ab"], 258, pattern="gpt2")
+    assert [tokenizer.token_bytes(i) for i in tokenizer.merges[0]] == [b"a", b"b"]
+    assert tokenizer.token_bytes(1) == b"!"
+    first = Tokenizer.train([" !", "!!"], 258, pattern="gpt2").merges[0]
+    assert first == (1, 1)
+
+
+def test_an_overlapping_pair_is_counted_with_overlap_and_merged_from_the_left():
+    tokenizer = Tokenizer.train(["aaa bb bb bb"], 258, pattern=r"\w+|\s")  # bb three times, aa twice
+    assert tokenizer.token_bytes(257) == b"bb"
+    tokenizer = Tokenizer.train(["aaaaa bb bb bb"], 258, pattern=r"\w+|\s")  # aa four times
+    assert tokenizer.token_bytes(257) == b"aa"
+    assert [tokenizer.token_bytes(i) for i in tokenizer.encode("aaaaa")] == [b"aa", b"aa", b"a"]
+
+
+def test_texts_are_read_once_and_one_by_one():
+    alive = []
+
+    def texts():
+        for i in range(5):
+            alive.append(i)
+            yield f"text {i}"
+
+    source = texts()
+    Tokenizer.train(source, 260)
+    assert alive == list(range(5))
+    assert next(source, None) is None
+
+
+def test_the_vocabulary_stays_smaller_when_no_pair_is_left():
+    tokenizer = Tokenizer.train(["ab"], 1000)
+    assert tokenizer.vocab_size == 258
+    assert Tokenizer.train([], 1000).vocab_size == 257
+
+
+def test_ids_are_special_tokens_then_bytes_then_merges():
+    tokenizer = Tokenizer.train(["abab"], 259, special_tokens=["<|a|>", "<|endoftext|>"])
+    assert tokenizer.special_tokens == {"<|a|>": 0, "<|endoftext|>": 1}
+    assert tokenizer.separator_id == 1
+    assert [tokenizer.token_bytes(i) for i in range(2, 258)] == [bytes([byte]) for byte in BYTE_ORDER]
+    assert tokenizer.token_bytes(258) == b"ab"
+
+
+def test_progress_is_reported_to_its_end():
+    seen = []
+    Tokenizer.train(
+        ["some text to learn from, some more of it"], 270, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1] == (13, 13)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(
+        ValueError, match="vocab_size 256 is too small: 256 bytes and 1 special tokens need at least 257"
+    ):
+        Tokenizer.train(["text"], 256)
+    with pytest.raises(TypeError, match=r"write \[text\] for a single text"):
+        Tokenizer.train("text", 300)
+    with pytest.raises(ValueError, match="holds a name twice"):
+        Tokenizer.train(["text"], 300, special_tokens=["<|a|>", "<|a|>"])
+    with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at position 2"):
+        Tokenizer.train(["ab\ud800"], 300)
+    with pytest.raises(ValueError, match="neither a name"):
+        Tokenizer.train(["ab"], 300, pattern="(")
+    with pytest.raises(ValueError, match="capturing group"):
+        Tokenizer.train(["ab"], 300, pattern="(a)|b")
+    for name in ["", "a", "ab", "Ċ"]:
+        with pytest.raises(ValueError, match="choose a rarer name"):
+            Tokenizer.train(["ab ab"], 300, special_tokens=[name])

@@ -1,0 +1,250 @@
+"""Byte-level byte-pair encoding: text to ids and back, without loss, for any text at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from os import PathLike
+from typing import Literal
+
+import numpy as np
+
+from . import file_format
+from .alphabet import BYTE_ORDER, to_characters
+from .merging import merge_word
+from .pretokenize import compile_pattern, pattern_text, split_words
+from .streaming import StreamDecoder
+from .trainer import Pair, Progress, count_words, learn_merges
+from .unicode_text import check_text
+
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+
+# Words recur, so their ids are kept. The cache is emptied when full, and takes no long word: about 30 MB at most.
+_CACHED_WORDS = 100_000
+_CACHED_LENGTH = 64
+
+
+class Tokenizer:
+    """A vocabulary (bytes of each token), the merges in order, the special tokens and the pattern that cuts words.
+
+    Made by `Tokenizer.train` or `Tokenizer.load`. Ids of a trained one, as in Hugging Face's trainer: special tokens,
+    then the 256 bytes in `alphabet.BYTE_ORDER`, then the merges in the order they were learned.
+    """
+
+    def __init__(
+        self, tokens: Mapping[bytes, int], merges: Iterable[Pair], special_tokens: Mapping[str, int], pattern: str
+    ) -> None:
+        """Raises ValueError for a single byte without token, an id used twice, a merge of unknown tokens."""
+        self.pattern = pattern
+        self.special_tokens = dict(special_tokens)
+        self.merges = list(merges)
+        self._tokens = dict(tokens)
+        self._bytes = {number: token for token, number in tokens.items()}
+        self._bytes |= {number: name.encode("utf-8") for name, number in special_tokens.items()}
+        self._check()
+        self._merge_table = {
+            (a, b): (rank, self._tokens[self._bytes[a] + self._bytes[b]]) for rank, (a, b) in enumerate(self.merges)
+        }
+        self._id_of_byte = [self._tokens[bytes([byte])] for byte in range(256)]
+        self._compiled = compile_pattern(pattern)
+        self._cache: dict[str, list[int]] = {}
+
+    def _check(self) -> None:
+        if missing := [byte for byte in range(256) if bytes([byte]) not in self._tokens]:
+            raise ValueError(f"the vocabulary has no token for the single byte 0x{missing[0]:02X}")
+        if len(self._bytes) < len(self._tokens) + len(self.special_tokens):
+            raise ValueError("the vocabulary gives one id to two tokens")
+        if min(self._bytes) < 0:
+            raise ValueError(f"the vocabulary has the negative id {min(self._bytes)}")
+        ordinary = {to_characters(token) for token in self._tokens}  # both kinds share one table in the file
+        for name in self.special_tokens:
+            if not name or name in ordinary or name.encode("utf-8") in self._tokens:
+                raise ValueError(f"special token {name!r} is an ordinary token too; choose a rarer name, as <|name|>")
+        special = set(self.special_tokens.values())
+        for rank, (a, b) in enumerate(self.merges):
+            if a not in self._bytes or b not in self._bytes or {a, b} & special:
+                raise ValueError(f"merge {rank} joins ids {a} and {b}, which are not both ordinary tokens")
+            if self._bytes[a] + self._bytes[b] not in self._tokens:
+                raise ValueError(
+                    f"merge {rank} makes {self._bytes[a] + self._bytes[b]!r}, which is not in the vocabulary"
+                )
+
+    # ---- making one
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        pattern: str = "own",
+        special_tokens: Iterable[str] = (DOCUMENT_SEPARATOR,),
+        progress: Progress | None = None,
+    ) -> Tokenizer:
+        """Learn a vocabulary of `vocab_size` tokens from texts, which are read once, one after the other.
+
+        `pattern` is "own", "gpt2", "cl100k" or a regular expression (see `pretokenize`). Special tokens get ids 0, 1,
+        ...; their names are ordinary text in `texts`. `progress(done, total)` counts merges. If the texts have no pair
+        left to merge, the vocabulary stays smaller: compare `vocab_size` of the result.
+        Raises ValueError if vocab_size < 256 + the number of special tokens, or for a text with a lone surrogate.
+        """
+        names = [special_tokens] if isinstance(special_tokens, str) else list(special_tokens)
+        if len(set(names)) < len(names):
+            raise ValueError(f"special_tokens {names} holds a name twice")
+        first = len(names) + 256
+        if vocab_size < first:
+            raise ValueError(
+                f"vocab_size {vocab_size} is too small: 256 bytes and {len(names)} special tokens need at least {first}"
+            )
+        token_of = {len(names) + place: bytes([byte]) for place, byte in enumerate(BYTE_ORDER)}
+        id_of_byte = [0] * 256
+        for number, token in token_of.items():
+            id_of_byte[token[0]] = number
+        merges = learn_merges(count_words(texts, pattern), id_of_byte, first, vocab_size - first, progress)
+        for number, (a, b) in enumerate(merges, first):
+            token_of[number] = token_of[a] + token_of[b]
+        tokens = {token: number for number, token in token_of.items()}
+        assert len(tokens) == len(token_of), "two merges made the same token"
+        return cls(tokens, merges, {name: number for number, name in enumerate(names)}, pattern)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Tokenizer:
+        """Read a `tokenizer.json`, ours or Hugging Face's (byte-level BPE). Raises ValueError naming file and fault."""
+        parts = file_format.load(path)
+        try:
+            return cls(*parts)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a `tokenizer.json` that Hugging Face's `Tokenizer.from_file` reads too, with the same ids.
+
+        Written beside and renamed: a crash leaves the old file whole.
+        """
+        file_format.save(path, file_format.Parts(self._tokens, self.merges, self.special_tokens, self.pattern))
+
+    # ---- text to ids
+
+    def encode(
+        self,
+        text: str,
+        allowed_special: Collection[str] | Literal["all"] = frozenset(),
+        disallowed_special: Collection[str] | Literal["all"] = "all",
+    ) -> np.ndarray:
+        """The text's ids, int32.
+
+        The name of a special token inside the text may come from a stranger, so as in tiktoken it is an error by
+        default. `allowed_special` (a set of names, or "all") are encoded to their ids; `disallowed_special=()` takes
+        all others for ordinary text. Raises ValueError for that, for a name that is no special token, and for a lone
+        surrogate.
+        """
+        check_text(text)
+        allowed = self._allowed(allowed_special)
+        disallowed = set(self.special_tokens if disallowed_special == "all" else disallowed_special) - allowed
+        if disallowed and (found := _any_of(disallowed).search(text)):
+            raise ValueError(
+                f"text has the special token {found[0]!r} at position {found.start()}; to encode it as such, pass "
+                f"allowed_special={{{found[0]!r}}}; to encode it as ordinary text, pass disallowed_special=()"
+            )
+        ids: list[int] = []
+        for piece in _any_of(allowed).split(text) if allowed else [text]:
+            if piece in allowed:
+                ids.append(self.special_tokens[piece])
+            else:
+                self._encode_ordinary(piece, ids)
+        return np.array(ids, dtype=np.int32)
+
+    def _allowed(self, names: Collection[str] | Literal["all"]) -> set[str]:
+        if names == "all":
+            return set(self.special_tokens)
+        if isinstance(names, str):
+            raise ValueError(f'allowed_special={names!r} is a text; pass a set, {{{names!r}}}, or "all"')
+        if unknown := set(names) - set(self.special_tokens):
+            raise ValueError(f"allowed_special: {sorted(unknown)} are not among {sorted(self.special_tokens)}")
+        return set(names)
+
+    def _encode_ordinary(self, text: str, ids: list[int]) -> None:
+        cache = self._cache
+        for word in split_words(self._compiled, text):
+            known = cache.get(word)
+            ids += self._encode_word(word) if known is None else known
+
+    def _encode_word(self, word: str) -> list[int]:
+        ids = merge_word([self._id_of_byte[byte] for byte in word.encode("utf-8")], self._merge_table)
+        if len(word) <= _CACHED_LENGTH:
+            if len(self._cache) >= _CACHED_WORDS:
+                self._cache.clear()
+            self._cache[word] = ids
+        return ids
+
+    # ---- ids to text
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of the ids, joined; a special token gives its name. Raises ValueError for an unknown id."""
+        numbers = ids.ravel().tolist() if isinstance(ids, np.ndarray) else ids
+        try:
+            return b"".join([self._bytes[number] for number in numbers])
+        except KeyError as error:
+            raise ValueError(f"id {error.args[0]} is not in this vocabulary (ids 0 to {self.vocab_size - 1})") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; bytes that are not UTF-8 (a character cut in two) become "�"."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A decoder to be fed with ids one by one."""
+        return StreamDecoder(self.decode_bytes)
+
+    # ---- facts
+
+    @property
+    def vocab_size(self) -> int:
+        """The highest id + 1: the number of rows an embedding needs."""
+        return max(self._bytes) + 1
+
+    @property
+    def separator_id(self) -> int:
+        """The id of `<|endoftext|>`, which stands before each document. Raises ValueError if there is none."""
+        if DOCUMENT_SEPARATOR not in self.special_tokens:
+            raise ValueError(f"this tokenizer has no {DOCUMENT_SEPARATOR}; train it with that special token")
+        return self.special_tokens[DOCUMENT_SEPARATOR]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token. Raises ValueError for an unknown id."""
+        return self.decode_bytes([token_id])
+
+    def count_bytes(self, ids: np.ndarray) -> int:
+        """UTF-8 bytes of the text in `ids`; special tokens are no text and count 0. For bits per byte."""
+        return int(self._lengths[np.asarray(ids)].sum())
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        lengths = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, number in self._tokens.items():
+            lengths[number] = len(token)
+        return lengths
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hexadecimal) of all that decides the ids: tokens, merges, special tokens, pattern.
+
+        A checkpoint stores it: two tokenizers with the same digest give the same ids. Unlike the file, it does not
+        depend on how the JSON is written.
+        """
+        content = [
+            pattern_text(self.pattern),
+            sorted(self.special_tokens.items()),
+            sorted((number, token.hex()) for token, number in self._tokens.items()),
+            self.merges,
+        ]
+        return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode("utf-8")).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Tokenizer(vocab_size={self.vocab_size}, merges={len(self.merges)}, pattern={self.pattern!r})"
+
+
+def _any_of(names: set[str]) -> re.Pattern[str]:
+    """Matches any of the names, the longest where several fit; as a group, so that `split` returns them too."""
+    return re.compile("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")")
