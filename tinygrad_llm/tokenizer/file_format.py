@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,15 +35,15 @@ def save(path: str | PathLike[str], parts: Parts) -> None:
     """Write the file: beside, flushed to the disk, then renamed, so that no reader ever sees half of it."""
     content = json.dumps(_to_json(parts), ensure_ascii=False, indent=1) + "\n"
     target = Path(path)
-    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+        with open(beside, "w", encoding="utf-8", newline="\n") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
     except BaseException:
-        os.unlink(beside)
+        beside.unlink(missing_ok=True)
         raise
 
 

@@ -1,0 +1,157 @@
+"""The user's files, good and bad."""
+
+import codecs
+import os
+import sys
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_llm.data import DataError, Document, TextFiles, read_documents
+
+texts = st.text(
+    st.sampled_from("aé\U0001f600 \n\r") | st.characters(exclude_categories=("Cs",), exclude_characters="\0")
+)
+
+
+def normal(text):
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@given(text=texts, piece=st.integers(2, 12), mark=st.booleans())
+def test_pieces_joined_are_the_text_whatever_their_size(tmp_path_factory, text, piece, mark):
+    path = tmp_path_factory.mktemp("files") / "text.txt"
+    path.write_bytes((codecs.BOM_UTF8 if mark else b"") + text.encode())
+    expected = normal(text)
+    if not mark and text.startswith("\ufeff"):
+        expected = expected[1:]
+    if not expected:
+        with pytest.raises(DataError, match="is empty"):
+            list(read_documents(path, piece=piece))
+        return
+    documents = list(read_documents(path, piece=piece))
+    assert "".join(document.text for document in documents) == expected
+    assert [document.part for document in documents] == list(range(len(documents)))
+    assert {document.name for document in documents} == {"text.txt"}
+    assert all(len(document.text) <= piece for document in documents)
+
+
+def test_byte_order_mark_and_line_ends(tmp_path):
+    path = tmp_path / "windows.txt"
+    path.write_bytes(codecs.BOM_UTF8 + "eins\r\nzwei\rdrei\n\r\nfünf".encode())
+    assert list(read_documents(path)) == [Document("windows.txt", "eins\nzwei\ndrei\n\nfünf")]
+
+
+def test_pieces_end_after_an_empty_line_else_a_line_else_anywhere(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("12345\n\n89\nabcdefghijklmnopqrstuvwxyz", encoding="utf-8")
+    assert [document.text for document in read_documents(path, piece=10)] == [
+        "12345\n\n",
+        "89\nabcdefg",
+        "hijklmnopq",
+        "rstuvwxyz",
+    ]
+    path.write_text("123456\n89abc", encoding="utf-8")
+    assert [document.text for document in read_documents(path, piece=10)] == ["123456\n", "89abc"]
+
+
+@pytest.mark.parametrize("line", [b"one line without an end ", b"lines\n", "zwölf ".encode()])
+def test_a_long_file_is_never_held_whole(tmp_path, line):
+    path = tmp_path / "long.txt"
+    path.write_bytes(line * (8_000_000 // len(line)))
+    tracemalloc.start()
+    size = sum(len(document.text.encode()) for document in read_documents(path, piece=100_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == path.stat().st_size
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "this file is empty"),
+        (codecs.BOM_UTF8, "this file is empty"),
+        (b"text\0more", "a zero byte at byte 4"),
+        (codecs.BOM_UTF8 + b"ab\0", "a zero byte at byte 5"),
+        ("text".encode("utf-16"), "seems to be UTF-16"),
+        (b"caf\xe9 au lait", "not UTF-8 text: .* at byte 3"),
+        (codecs.BOM_UTF8 + b"caf\xe9 au lait", "not UTF-8 text: .* at byte 6"),
+        (b"1234567\xc3\xa9890123456\xc3", "not UTF-8 text: unexpected end of data at byte 18"),
+        (b"1234567\xc3x", "not UTF-8 text: .* at byte 7"),
+        (b"123456789012345\0", "a zero byte at byte 15"),
+    ],
+)
+def test_a_file_that_is_no_text_says_where(tmp_path, content, message):
+    path = tmp_path / "file.txt"
+    path.write_bytes(content)
+    for piece in (8, 1_000_000):
+        with pytest.raises(DataError, match=rf"file\.txt: .*{message}") as caught:
+            list(read_documents(path, piece=piece))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.txt: no such file or folder"):
+        list(read_documents(tmp_path / "absent.txt"))
+
+
+def unreadable(path):
+    path.chmod(0)
+    if sys.platform == "win32" or os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
+
+
+def test_a_file_without_permission_is_named(tmp_path):
+    path = tmp_path / "secret.txt"
+    path.write_text("text", encoding="utf-8")
+    unreadable(path)
+    with pytest.raises(DataError, match=r"secret\.txt: cannot read this file: .*ermission"):
+        list(read_documents(path))
+
+
+def test_an_error_while_reading_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "secret.txt"
+    path.write_text("text", encoding="utf-8")
+
+    def fail(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(DataError, match=r"secret\.txt: cannot read this file: Permission denied"):
+        list(read_documents(path))
+
+
+def test_a_folder_is_read_in_order_and_what_is_skipped_is_counted(tmp_path):
+    for name, content in {
+        "b.txt": b"two",
+        "a/z.md": b"one, deep",
+        "c": b"three",
+        "picture.png": b"\x89PNG\0\0",
+        "latin.txt": b"caf\xe9",
+        "empty.txt": b"",
+        ".hidden": b"no",
+        ".git/config": b"no",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    files = TextFiles(tmp_path)
+    for _ in range(2):  # it can be read again, and counts anew
+        assert [(document.name, document.text) for document in files] == [
+            ("b.txt", "two"),
+            ("c", "three"),
+            ("a/z.md", "one, deep"),
+        ]
+        assert files.skipped == {"binary": 2, "empty": 1, "hidden": 1}
+
+
+def test_a_folder_without_text_says_what_is_in_it(tmp_path):
+    with pytest.raises(DataError, match="no text file in this folder \\(no files at all\\)"):
+        list(read_documents(tmp_path))
+    (tmp_path / "picture.png").write_bytes(b"\0")
+    (tmp_path / ".hidden").write_bytes(b"text")
+    with pytest.raises(DataError, match="no text file in this folder \\(1 binary, 1 hidden\\)"):
+        list(read_documents(tmp_path))
