@@ -1,11 +1,56 @@
 """Every differentiable operation: its formula, the derivation of its gradient, and its NumPy forward and vjp."""
 
-from tinygrad_llm.ops.arithmetic import mul
+from tinygrad_llm.ops.activations import gelu, relu, sigmoid, silu, softplus, tanh
+from tinygrad_llm.ops.arithmetic import add, div, mul, neg, power, sub
+from tinygrad_llm.ops.exponential import exp, log, sqrt
 from tinygrad_llm.ops.indexing import embedding
 from tinygrad_llm.ops.losses import cross_entropy
 from tinygrad_llm.ops.norms import layer_norm
-from tinygrad_llm.ops.products import linear
+from tinygrad_llm.ops.piecewise import abs, clip, where
+from tinygrad_llm.ops.products import einsum, linear, matmul
+from tinygrad_llm.ops.reductions import max, mean, sum
 from tinygrad_llm.ops.regularization import dropout
 from tinygrad_llm.ops.scaled_attention import attention
+from tinygrad_llm.ops.shapes import concatenate, pad, reshape, split, stack, transpose
+from tinygrad_llm.ops.softmaxes import log_softmax, logsumexp, softmax
 
-__all__ = ["attention", "cross_entropy", "dropout", "embedding", "layer_norm", "linear", "mul"]
+__all__ = [
+    "abs",
+    "add",
+    "attention",
+    "clip",
+    "concatenate",
+    "cross_entropy",
+    "div",
+    "dropout",
+    "einsum",
+    "embedding",
+    "exp",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "log",
+    "log_softmax",
+    "logsumexp",
+    "matmul",
+    "max",
+    "mean",
+    "mul",
+    "neg",
+    "pad",
+    "power",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "split",
+    "sqrt",
+    "stack",
+    "sub",
+    "sum",
+    "tanh",
+    "transpose",
+    "where",
+]
