@@ -93,8 +93,8 @@ def gradcheck(
     where the function is analytic, else from five-point central differences. Which of the two is found out by
     comparing them.
 
-    The tolerance is `rtol` (1e-9 and 1e-6 by method) times the largest ``sum_i |dy_i J_ij|``, plus the rounding noise of
-    the numerical method.
+    The tolerance is `rtol` (1e-9 and 1e-6 by method) times the largest ``sum_i |dy_i J_ij|``, plus the rounding noise
+    of the numerical method.
     """
     values = [np.asarray(a.data if isinstance(a, Tensor) else a) for a in arrays]
     values = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in values]
@@ -119,7 +119,7 @@ def gradcheck(
         check = _check_entries if values[i].size <= FULL_JACOBIAN_LIMIT else _check_directions
         derivative = _Derivative(call, values, options, i, float(np.abs(at).max(initial=0.0)))
         reports.append(check(derivative, names[i], probes, dxs, attached, rtol, rng))
-    name = getattr(function, "name", None) or getattr(function, "__name__", type(function).__name__)
+    name = str(getattr(function, "__name__", type(function).__name__))
     return Report(name, tuple(reports))
 
 
@@ -228,7 +228,15 @@ def _check_entries(
         errors = np.where(np.isnan(errors), np.inf, errors)
         index = tuple(int(i) for i in np.unravel_index(int(errors.argmax()), shape))
         found = InputReport(
-            name, shape, method, float(errors[index]), tolerance, index, float(dx[index]), float(numeric[index]), attached
+            name,
+            shape,
+            method,
+            float(errors[index]),
+            tolerance,
+            index,
+            float(dx[index]),
+            float(numeric[index]),
+            attached,
         )
         worst = _worse(worst, found)
     assert worst is not None
@@ -306,6 +314,7 @@ def derivation_steps(
     wanted = gradients if operation.variadic else (gradients[operation.parameters.index(name)],)
     final = tuple(g() if callable(g) else g for g in wanted)
     steps: list[Step] = []
+    before = np.empty(0)
     for why, value in [*forms, ("the vjp", final if operation.variadic else final[0])]:
         values = value if operation.variadic else (value,)
         values = tuple(unbroadcast(np.asarray(v), s) for v, s in zip(values, shapes, strict=True))

@@ -226,7 +226,7 @@ def record(
     """
     edges = [Edge(i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     node = Node(name, parameters, edges, vjp)
-    node.lock([a for a in (*arrays, *values) if isinstance(a, np.ndarray)])
+    node.lock((*arrays, *values))
     if anomaly_detection():
         node.input_ranges = [describe(a) for a in arrays if isinstance(a, np.ndarray)]
     outputs = []
@@ -254,7 +254,9 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     values = tuple(t.data for t in (result if many else (result,)))
 
     def vjp(dys: Any) -> tuple[Array | None, ...]:
-        again = [Tensor(a, x.requires_grad) if isinstance(x, Tensor) else x for a, x in zip(arrays, inputs, strict=True)]
+        again = [
+            Tensor(a, x.requires_grad) if isinstance(x, Tensor) else x for a, x in zip(arrays, inputs, strict=True)
+        ]
         now = random.get_state()
         random.set_state(state)
         with enable_grad():
@@ -299,4 +301,6 @@ def named_shape(shape: tuple[int, ...], letters: str) -> str:
     """A shape with the last of the given letters: ``(2, 8, 64)`` and ``"BTC"`` give ``(B=2, T=8, C=64)``."""
     extra = len(shape) - len(letters)
     names = ["..."] * extra + list(letters)[max(0, -extra) :]
-    return "(" + ", ".join(f"{n}={size}" if n != "..." else str(size) for n, size in zip(names, shape, strict=True)) + ")"
+    return (
+        "(" + ", ".join(f"{n}={size}" if n != "..." else str(size) for n, size in zip(names, shape, strict=True)) + ")"
+    )

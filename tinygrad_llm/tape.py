@@ -112,46 +112,49 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
 # gradient, so NumPy refuses it ("assignment destination is read-only"). Locks are counted per owner of the memory,
 # since a view cannot be made writeable again before its owner is.
 
-_locks: dict[int, tuple[list[int], list[Array]]] = {}
-
-
-def _owner(array: Array) -> Array:
-    return array.base if isinstance(array.base, np.ndarray) else array
+_locks: dict[int, list[Any]] = {}
+"""id(owner) to [count, owner, the arrays made read-only ...]."""
 
 
 def _lock(array: Array) -> None:
-    owner = _owner(array)
-    count, arrays = _locks.setdefault(id(owner), ([0], []))
-    count[0] += 1
-    for each in (array, owner):  # the view first: it can no longer be locked by itself once its owner is
-        if each.flags.writeable:
-            each.flags.writeable = False
-            arrays.append(each)
+    owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
+    entry = _locks.get(id(owner))
+    if entry is None:
+        entry = _locks[id(owner)] = [0, owner]
+    entry[0] += 1
+    if array.flags.writeable:  # the view first: it can no longer be locked by itself once its owner is
+        array.flags.writeable = False
+        entry.append(array)
+    if owner is not array and owner.flags.writeable:
+        owner.flags.writeable = False
+        entry.append(owner)
 
 
 def _unlock(array: Array) -> None:
-    owner = _owner(array)
-    count, arrays = _locks[id(owner)]
-    count[0] -= 1
-    if count[0] == 0:
+    owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
+    entry = _locks[id(owner)]
+    entry[0] -= 1
+    if entry[0] == 0:
         del _locks[id(owner)]
-        for each in sorted(arrays, key=lambda a: a is not owner):  # the owner first
-            each.flags.writeable = True
+        for locked in sorted(entry[2:], key=lambda a: a is not owner):  # the owner first
+            locked.flags.writeable = True
 
 
 def saved_arrays(function: Callable[..., Any]) -> list[Array]:
-    """The arrays a vjp holds on to until backward: what its closure captured (each once)."""
-    found: dict[int, Array] = {}
-    stack: list[Any] = [function]
-    while stack:
-        thing = stack.pop()
+    """The arrays a vjp holds on to until backward: what its closure, and the closures inside it, captured."""
+    found: list[Array] = []
+    for cell in function.__closure__ or ():
+        try:
+            thing = cell.cell_contents
+        except ValueError:  # a name that the forward pass never assigned
+            continue
         if isinstance(thing, np.ndarray):
-            found[id(thing)] = thing
+            found.append(thing)
         elif isinstance(thing, (tuple, list)):
-            stack.extend(thing)
-        elif getattr(thing, "__closure__", None):
-            stack.extend(cell.cell_contents for cell in thing.__closure__)
-    return list(found.values())
+            found.extend(a for a in thing if isinstance(a, np.ndarray))
+        elif hasattr(thing, "__closure__"):
+            found.extend(saved_arrays(thing))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,12 +186,15 @@ class Node:
         self.retained: dict[int, Tensor] = {}
         self.input_ranges: list[str] = []
 
-    def lock(self, candidates: Sequence[Array]) -> None:
+    def lock(self, candidates: Sequence[Any]) -> None:
         """Make what the vjp saved read-only, and whatever among `candidates` (inputs, outputs) shares its memory."""
         assert self.vjp is not None
         saved = saved_arrays(self.vjp)
-        owners = {id(_owner(array)) for array in saved}
-        self.locked = [*saved, *(a for a in candidates if id(_owner(a)) in owners)]
+        if not saved:
+            return
+        owners = {id(a if a.base is None else a.base) for a in saved}
+        shared = [a for a in candidates if isinstance(a, np.ndarray) and id(a if a.base is None else a.base) in owners]
+        self.locked = saved + shared
         for array in self.locked:
             _lock(array)
 
@@ -217,7 +223,8 @@ class Node:
                 "run the forward pass again before the second one"
             )
         filled = [
-            np.zeros(shape, dtype) if c is None else c for c, (shape, dtype) in zip(cotangents, self.outputs, strict=True)
+            np.zeros(shape, dtype) if c is None else c
+            for c, (shape, dtype) in zip(cotangents, self.outputs, strict=True)
         ]
         gradients = self.vjp(filled[0] if len(filled) == 1 else tuple(filled))
         if not isinstance(gradients, tuple):

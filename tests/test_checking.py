@@ -1,0 +1,123 @@
+"""gradcheck passes what is right and fails what is wrong, by a narrow margin both times."""
+
+import numpy as np
+import pytest
+
+import tinygrad_llm as tg
+from tinygrad_llm import Tensor
+
+
+def softmax_with(vjp_of):
+    def softmax(x):
+        e = np.exp(x - x.max(-1, keepdims=True))
+        s = e / e.sum(-1, keepdims=True)
+        return s, lambda dy: vjp_of(s, dy)
+
+    return softmax
+
+
+RIGHT = softmax_with(lambda s, dy: s * (dy - (s * dy).sum(-1, keepdims=True)))
+X = np.random.default_rng(0).standard_normal((3, 4))
+
+
+def test_passes_a_right_operation_and_prints_what_it_did():
+    report = tg.gradcheck(RIGHT, X)
+    assert report
+    text = str(report)
+    assert text.startswith("gradcheck of softmax: passed\n  ok   dx (3, 4): largest error ")
+    assert "complex step" in text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda s, dy: np.zeros_like(s),  # passes a constant cotangent
+        lambda s, dy: s * dy,
+        lambda s, dy: -s * (dy - (s * dy).sum(-1, keepdims=True)),
+        lambda s, dy: s * (dy - (s * dy).mean(-1, keepdims=True)),
+        lambda s, dy: s * (dy - (s * dy).sum(keepdims=True)),
+        lambda s, dy: s * (dy - (s * dy).sum(-1, keepdims=True)) * (1 + 1e-7),
+        lambda s, dy: s * (dy - (s * dy).sum(-1, keepdims=True)) + 1e-8,
+        lambda s, dy: np.full_like(s, np.nan),
+    ],
+)
+def test_fails_a_wrong_operation(wrong):
+    report = tg.gradcheck(softmax_with(wrong), X)
+    assert not report
+    assert "FAIL dx (3, 4)" in str(report)
+
+
+def test_names_the_entry_and_both_values():
+    def wrong(x):
+        def vjp(dy):
+            dx = 2 * x * dy
+            dx[1] += 1
+            return dx
+
+        return x * x, vjp
+
+    (found,) = tg.gradcheck(wrong, np.array([1.0, 2.0, 3.0])).inputs
+    assert found.index == (1,)
+    assert found.analytic == pytest.approx(found.numeric + 1)
+    assert found.error == pytest.approx(1)
+
+
+def test_an_operation_that_was_never_attached_is_said_to_be_so():
+    report = tg.gradcheck(lambda x: Tensor(np.tanh(x.data)), X)
+    assert not report
+    assert "is it attached to the tape?" in str(report)
+
+
+def test_large_inputs_are_checked_in_random_directions():
+    big = np.random.default_rng(1).standard_normal((30, 40))
+    report = tg.gradcheck(RIGHT, big)
+    assert report
+    assert report.inputs[0].index is None
+    assert not tg.gradcheck(softmax_with(lambda s, dy: s * dy), big)
+    one_wrong = softmax_with(lambda s, dy: s * (dy - (s * dy).sum(-1, keepdims=True)) + 1e-6 * (np.arange(40) == 7))
+    assert not tg.gradcheck(one_wrong, big)
+
+
+def test_functions_of_tensors_several_outputs_integers_and_options():
+    def function(x, ids, scale=1.0):
+        y = x[ids] * scale
+        return y.sum(-1), y.exp()
+
+    assert tg.gradcheck(function, X, np.array([0, 2, 2]), scale=0.5)
+    with pytest.raises(ValueError, match="none of the inputs is a floating-point array"):
+        tg.gradcheck(function, np.arange(3), np.arange(2))
+    with pytest.raises(TypeError, match="must return Tensors"):
+        tg.gradcheck(lambda x: 3, X)
+
+
+def test_non_analytic_functions_use_central_differences():
+    report = tg.gradcheck(lambda x: abs(x), X)
+    assert report
+    assert report.inputs[0].method == "central differences"
+
+
+def test_float32_and_lists_and_empty_inputs():
+    assert tg.gradcheck(RIGHT, X.astype(np.float32))
+    assert tg.gradcheck(RIGHT, [1.0, 2.0])
+    assert tg.gradcheck(lambda x: x * 2, np.zeros((0, 3)))
+
+
+def test_badly_scaled_inputs():
+    assert tg.gradcheck(lambda x: x * x, np.array([1e-8, 1.0, 1e8]))
+    assert tg.gradcheck(lambda x: x * 1e-12, X)
+    assert not tg.gradcheck(softmax_with(lambda s, dy: 0 * s), X * 1e-3)
+
+
+def test_derivation_steps_show_a_wrong_step():
+    from tinygrad_llm.checking import derivation_steps
+    from tinygrad_llm.operation import Operation
+
+    operation = Operation(lambda x: (x * x, lambda dy: 2 * x * dy), name="square")
+
+    @operation.derivation("x")
+    def _(x, dy):
+        yield "definition", np.einsum("i,ij->j", dy, np.diag(2 * x))
+        yield "a wrong step", x * dy
+
+    changes = [step.change > 1e-12 for step in derivation_steps(operation, "x", [X[0]], {}, X[1])]
+    assert changes == [False, True, True]

@@ -1,0 +1,1 @@
+"""The commands of ``tinygrad-llm``, a thin file each."""

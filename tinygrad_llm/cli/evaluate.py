@@ -1,0 +1,27 @@
+"""``tinygrad-llm eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from tinygrad_llm.training import evaluate_run
+
+
+def evaluate(model: Path, *, data: str = "") -> int:
+    """Measure a trained model: loss, perplexity and bits per byte.
+
+    Example: tinygrad-llm eval run --data other.txt
+
+    Parameters
+    ----------
+    model
+        Folder that tinygrad-llm train wrote.
+    data
+        File or folder of UTF-8 text; by default the text that the run held out.
+    """
+    measured = evaluate_run(model, data, Console(stderr=True))
+    for name, value in measured.items():
+        print(f"{name:<16} {value:,.4f}" if isinstance(value, float) else f"{name:<16} {value:,}")
+    return 0

@@ -1,0 +1,59 @@
+"""``tinygrad-llm generate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tinygrad_llm.generation import Sampling, generate_text
+from tinygrad_llm.training import load_run
+
+
+def generate(
+    model: Path,
+    *,
+    prompt: tuple[str, ...] = ("",),
+    max_tokens: int = 200,
+    seed: int = 0,
+    stop: tuple[str, ...] = (),
+    cache: bool = True,
+    sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(temperature=0.8, top_p=0.95),  # noqa: B008 - frozen
+) -> int:
+    """Continue a prompt with a trained model.
+
+    Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1
+
+    Parameters
+    ----------
+    model
+        Folder that tinygrad-llm train wrote.
+    prompt
+        Text to continue; given several times, all are continued as one batch. Empty: the beginning of a document.
+    max_tokens
+        Tokens to add at most.
+    seed
+        Decides the draws: the same seed gives the same text.
+    stop
+        End before this text; may be given several times.
+    cache
+        Keep keys and values of earlier tokens; without it, the same text takes longer.
+    """
+    network, tokenizer = load_run(model)
+    single = len(prompt) == 1
+
+    def show(row: int, text: str) -> None:
+        if single:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    show(0, prompt[0])
+    texts = generate_text(network, tokenizer, prompt, max_tokens, sampling, seed, cache, stop, show)
+    if single:
+        print()
+    else:
+        for number, (start, text) in enumerate(zip(prompt, texts, strict=True)):
+            print(f"--- {number} ---\n{start}{text}")
+    return 0

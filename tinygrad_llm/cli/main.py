@@ -1,0 +1,64 @@
+"""The command ``tinygrad-llm``: finds the subcommand, and turns mistakes into one line and an exit status.
+
+0 done, 1 failure, 2 wrong usage, 130 interrupted. ``TINYGRAD_LLM_DEBUG=1`` shows the traceback of a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from tinygrad_llm import __version__
+from tinygrad_llm.cli.evaluate import evaluate
+from tinygrad_llm.cli.generate import generate
+from tinygrad_llm.cli.tokenizer import app as tokenizer_app
+from tinygrad_llm.cli.train import train
+
+app = App(
+    name="tinygrad-llm",
+    help="A large language model from scratch on NumPy: train a tokenizer and a GPT, generate text, measure.",
+    version=__version__,
+)
+app.command(train)
+app.command(generate)
+app.command(evaluate, name="eval")
+app.command(tokenizer_app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    except (CycloptsError, ValueError, TypeError) as error:
+        return _complain(error, 2, "see tinygrad-llm --help" if not arguments else "")
+    try:
+        return command(*bound.args, **bound.kwargs) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `tinygrad-llm generate run | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
+        if os.environ.get("TINYGRAD_LLM_DEBUG"):
+            raise
+        return _complain(error, 1)
+
+
+def _complain(error: BaseException, status: int, remedy: str = "") -> int:
+    message = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = f"tinygrad-llm: error: {message}" + (f" ({remedy})" if remedy else "")
+    Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+    return status
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())

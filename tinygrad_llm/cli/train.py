@@ -1,0 +1,43 @@
+"""``tinygrad-llm train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from tinygrad_llm.training import TrainConfig, pretrain
+
+
+def train(
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 - frozen
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+) -> int:
+    """Train a tokenizer and a GPT on text, and write a sample.
+
+    Without --data the text is the documentation that comes with Python: no file and no network is needed. Everything
+    is left in one folder: settings, tokenizer, weights, checkpoints, metrics, a plot of the loss, samples.
+
+    Example: tinygrad-llm train --data book.txt --steps 200 --out book
+
+    Parameters
+    ----------
+    out
+        Folder to write to; by default "run", or "run-2" and so on if that exists.
+    resume
+        Go on with the run in --out (by default "run") where its last checkpoint left it.
+    """
+    folder = out or (Path("run") if resume else _free_name(Path("run")))
+    return pretrain(config, folder, resume, Console(highlight=False))
+
+
+def _free_name(path: Path) -> Path:
+    number = 2
+    free = path
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free

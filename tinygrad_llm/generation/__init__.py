@@ -1,0 +1,7 @@
+"""Text out of a model: KV cache, samplers, streaming."""
+
+from tinygrad_llm.generation.cache import KVCache
+from tinygrad_llm.generation.decoding import generate_text, generate_tokens
+from tinygrad_llm.generation.sampling import Sampling
+
+__all__ = ["KVCache", "Sampling", "generate_text", "generate_tokens"]

@@ -1,0 +1,103 @@
+"""From logits to a token: each step is a function on one row of V logits, where -inf means impossible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinygrad_llm.tape import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen. The defaults draw from the model's distribution as it is."""
+
+    temperature: float = 1.0
+    """Divides the logits: below 1 safer, above 1 wilder, 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Keep only the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens that together reach this probability."""
+    min_p: float = 0.0
+    """Keep tokens at least this probable, relative to the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that occurred already become less likely."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise ValueError(f"--temperature {self.temperature}: must not be negative")
+        if self.top_k < 0:
+            raise ValueError(f"--top-k {self.top_k}: must not be negative (0 keeps all tokens)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"--top-p {self.top_p}: must be above 0 and at most 1")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"--min-p {self.min_p}: must lie between 0 and 1")
+        if not self.repetition_penalty > 0:
+            raise ValueError(f"--repetition-penalty {self.repetition_penalty}: must be positive")
+
+
+def penalize_repetition(logits: Array, history: Sequence[int], penalty: float) -> Array:
+    """Divide the positive logits of tokens in `history` by `penalty`, multiply the negative ones.
+
+    Source: Keskar et al. 2019 (CTRL), arXiv:1909.05858, section 4.1.
+    """
+    ids = np.unique(np.asarray(history, np.int64))
+    result = logits.copy()
+    result[ids] = np.where(result[ids] > 0, result[ids] / penalty, result[ids] * penalty)
+    return result
+
+
+def keep_top_k(logits: Array, k: int) -> Array:
+    """-inf for all but the `k` largest logits; of equal ones at the border, the smallest ids stay."""
+    kept = np.argsort(-logits, kind="stable")[:k]
+    result = np.full_like(logits, -np.inf)
+    result[kept] = logits[kept]
+    return result
+
+
+def keep_top_p(logits: Array, p: float) -> Array:
+    """-inf for all but the smallest set of likeliest tokens whose probability reaches `p` (at least one token).
+
+    Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
+    """
+    order = np.argsort(-logits, kind="stable")
+    before = np.concatenate(([0.0], np.cumsum(probabilities(logits)[order])[:-1]))
+    return keep_top_k(logits, max(1, int((before < p).sum())))
+
+
+def keep_min_p(logits: Array, p: float) -> Array:
+    """-inf for tokens whose probability is below `p` times that of the likeliest.
+
+    Source: Nguyen et al. 2024, arXiv:2407.01082.
+    """
+    return np.where(probabilities(logits - logits.max()) >= p * probabilities(logits).max(), logits, -np.inf)
+
+
+def probabilities(logits: Array) -> Array:
+    """softmax, in float64."""
+    weights = np.exp(np.asarray(logits, np.float64) - logits.max())
+    return weights / weights.sum()
+
+
+def choose(logits: Array, sampling: Sampling, history: Sequence[int], uniform: float) -> int:
+    """One token id. `uniform`, drawn from [0, 1), decides by the inverse of the cumulative distribution.
+
+    In order: repetition penalty, temperature, top-k, top-p, min-p.
+    """
+    if sampling.repetition_penalty != 1:
+        logits = penalize_repetition(logits, history, sampling.repetition_penalty)
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    logits = np.asarray(logits, np.float64)
+    logits = (logits - logits.max()) / sampling.temperature
+    if sampling.top_k:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p < 1:
+        logits = keep_top_p(logits, sampling.top_p)
+    if sampling.min_p > 0:
+        logits = keep_min_p(logits, sampling.min_p)
+    cumulative = np.cumsum(probabilities(logits))
+    # the last sum may be a rounding error away from 1, and must not make a token of probability 0 reachable
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))

@@ -1,0 +1,18 @@
+"""Modules: what models are put together from."""
+
+from tinygrad_llm.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
+from tinygrad_llm.nn.module import Module, Parameter
+from tinygrad_llm.nn.transformer import MLP, Block, CausalSelfAttention
+
+__all__ = [
+    "MLP",
+    "Block",
+    "CausalSelfAttention",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "Parameter",
+    "RMSNorm",
+]

@@ -1,0 +1,84 @@
+"""The layers that hold parameters: Linear, Embedding, LayerNorm, RMSNorm; and Dropout, which holds none.
+
+Initial values come from the current random scope (see `tinygrad_llm.random`), so a model built twice in the same scope
+is the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tinygrad_llm import ops, random
+from tinygrad_llm.nn.module import Module, Parameter
+from tinygrad_llm.tape import Array
+from tinygrad_llm.tensor import Tensor
+
+
+def normal(shape: tuple[int, ...], std: float) -> Array:
+    """float32 values from a normal distribution of mean 0."""
+    values = random.next_stream("init").standard_normal(shape, np.float32)
+    values *= np.float32(std)
+    return values
+
+
+class Linear(Module):
+    """``y = x W + b``: x (..., C), W (C, F) stored as (in, out), b (F,). W starts normal with `std`, b at zero."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, std: float = 0.02) -> None:
+        self.weight = Parameter(normal((inputs, outputs), std), decay=True)
+        self.bias = Parameter(np.zeros(outputs, np.float32)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+
+class Embedding(Module):
+    """Row `id` of a (V, C) table for each id: (...) integers to (..., C)."""
+
+    def __init__(self, vocabulary: int, channels: int, std: float = 0.02) -> None:
+        self.weight = Parameter(normal((vocabulary, channels), std))
+
+    def forward(self, ids: npt.ArrayLike) -> Tensor:
+        return ops.embedding(self.weight, np.asarray(ids))
+
+
+class LayerNorm(Module):
+    """`ops.layer_norm` with a gain that starts at one and a bias that starts at zero."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        self.gain = Parameter(np.ones(channels, np.float32))
+        self.bias = Parameter(np.zeros(channels, np.float32))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.gain, self.bias, eps=self.eps)
+
+
+class RMSNorm(Module):
+    """`ops.rms_norm` with a gain that starts at one."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        self.gain = Parameter(np.ones(channels, np.float32))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.gain, eps=self.eps)
+
+
+class Dropout(Module):
+    """In training, zero each element with probability `p` and scale the others by 1/(1-p); otherwise nothing.
+
+    The draw comes from the current random scope, so it is the same when a step is repeated.
+    """
+
+    def __init__(self, p: float) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"Dropout: p={p} must be at least 0 and less than 1")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        key = int(random.next_stream("dropout").integers(2**63))
+        return ops.dropout(x, p=self.p, key=key)

@@ -1,0 +1,80 @@
+"""The parts of a pre-norm transformer: causal self-attention, the feed-forward network, and the block of both."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from tinygrad_llm import ops
+from tinygrad_llm.nn.layers import Dropout, LayerNorm, Linear
+from tinygrad_llm.nn.module import Module
+from tinygrad_llm.tape import Array
+from tinygrad_llm.tensor import Tensor
+
+
+class LayerCache(Protocol):
+    """The keys and values of earlier positions of one layer (see `tinygrad_llm.generation`)."""
+
+    def extend(self, keys: Array, values: Array) -> tuple[Array, Array]:
+        """Append (B, H, T, D) keys and values; return all so far."""
+
+
+class CausalSelfAttention(Module):
+    """Multi-head attention in which position t sees positions up to t. x and the result are (B, T, C).
+
+    One matrix makes queries, keys and values, ``q, k, v = x W_qkv + b``, each split into H heads of D = C / H channels.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.
+    """
+
+    def __init__(self, channels: int, heads: int, dropout: float = 0.0, residual_std: float = 0.02) -> None:
+        if channels % heads:
+            raise ValueError(f"attention: {channels} channels cannot be split evenly over {heads} heads")
+        self.heads = heads
+        self.qkv = Linear(channels, 3 * channels)
+        self.out = Linear(channels, channels, std=residual_std)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Array | None = None, cache: LayerCache | None = None) -> Tensor:
+        batch, time, channels = x.shape
+        q, k, v = (self._to_heads(part) for part in ops.split(self.qkv(x), 3, axis=-1))
+        if cache is not None:
+            keys, values = cache.extend(k.data, v.data)
+            k, v = Tensor(keys), Tensor(values)
+        y = ops.attention(q, k, v, mask=mask, causal=True)
+        return self.dropout(self.out(y.transpose(0, 2, 1, 3).reshape(batch, time, channels)))
+
+    def _to_heads(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, H, T, D)."""
+        batch, time, channels = x.shape
+        return x.reshape(batch, time, self.heads, channels // self.heads).transpose(0, 2, 1, 3)
+
+
+class MLP(Module):
+    """The feed-forward network ``gelu(x W_up + b) W_down + b`` of each position by itself, F channels wide inside."""
+
+    def __init__(self, channels: int, width: int, dropout: float = 0.0, residual_std: float = 0.02) -> None:
+        self.up = Linear(channels, width)
+        self.down = Linear(width, channels, std=residual_std)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(self.up(x).gelu()))
+
+
+class Block(Module):
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
+
+    The two matrices that write into the residual stream start smaller by sqrt(2 L), so that its variance does not grow
+    with the number of layers L (Radford et al. 2019, section 2.3).
+    """
+
+    def __init__(self, channels: int, heads: int, width: int, layers: int, dropout: float = 0.0) -> None:
+        residual_std = 0.02 / math.sqrt(2 * layers)
+        self.attention_norm = LayerNorm(channels)
+        self.attention = CausalSelfAttention(channels, heads, dropout, residual_std)
+        self.mlp_norm = LayerNorm(channels)
+        self.mlp = MLP(channels, width, dropout, residual_std)
+
+    def forward(self, x: Tensor, mask: Array | None = None, cache: LayerCache | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), mask, cache)
+        return x + self.mlp(self.mlp_norm(x))

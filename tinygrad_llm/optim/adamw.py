@@ -1,0 +1,78 @@
+"""Adam, and AdamW with decoupled weight decay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from tinygrad_llm.nn import Parameter
+from tinygrad_llm.optim.optimizer import Optimizer
+from tinygrad_llm.tape import Array
+
+
+def adam_direction(
+    gradient: Array, mean: Array, square: Array, steps: int, betas: tuple[float, float], eps: float
+) -> Array:
+    """Update the running `mean` of the gradient and of its `square` in place; return ``mhat / (sqrt(vhat) + eps)``.
+
+    ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g^2``; both start at zero, and dividing by ``1 - b^t`` takes that bias
+    out: ``mhat = m / (1 - b1^t)``, ``vhat = v / (1 - b2^t)``. Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
+    """
+    b1, b2 = betas
+    scratch = (1 - b1) * gradient
+    mean *= b1
+    mean += scratch
+    np.multiply(gradient, gradient, out=scratch)
+    scratch *= 1 - b2
+    square *= b2
+    square += scratch
+    np.sqrt(square, out=scratch)
+    scratch *= 1 / math.sqrt(1 - b2**steps)
+    scratch += eps
+    np.divide(mean, scratch, out=scratch)
+    scratch *= 1 / (1 - b1**steps)
+    return scratch
+
+
+class AdamW(Optimizer):
+    """Adam's step, and apart from it ``w = w - lr weight_decay w`` for the parameters that decay.
+
+    Decoupled, so that the decay is not divided by ``sqrt(vhat)``: Loshchilov and Hutter 2019, arXiv:1711.05101,
+    algorithm 2. Gains, biases and embeddings do not decay (`Parameter.decay`).
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Parameter]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__(named_parameters, lr)
+        if not all(0 <= b < 1 for b in betas):
+            raise ValueError(f"{type(self).__name__}: betas={betas} must be at least 0 and less than 1")
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
+        if self.weight_decay and parameter.decay:
+            parameter.data *= 1 - lr * self.weight_decay
+        mean, square = self.buffer(name, "mean"), self.buffer(name, "square")
+        direction = adam_direction(gradient, mean, square, self.steps, self.betas, self.eps)
+        direction *= lr
+        parameter.data -= direction
+
+
+class Adam(AdamW):
+    """Adam as first published: AdamW without decay."""
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Parameter]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(named_parameters, lr, betas, eps, weight_decay=0.0)

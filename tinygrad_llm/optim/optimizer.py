@@ -1,0 +1,89 @@
+"""What the optimisers share: the parameters, the saved state, and clipping by the global norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from tinygrad_llm.nn import Parameter
+from tinygrad_llm.tape import Array
+
+
+class Optimizer:
+    """Updates parameters in place from their ``.grad``. A parameter without a gradient is left alone.
+
+    ``state`` maps each parameter's name to its arrays (momentum and so on); ``steps`` counts the updates.
+    """
+
+    def __init__(self, named_parameters: Iterable[tuple[str, Parameter]], lr: float) -> None:
+        self.parameters = dict(named_parameters)
+        if not self.parameters:
+            raise ValueError(f"{type(self).__name__}: there are no parameters to train")
+        if not lr >= 0:
+            raise ValueError(f"{type(self).__name__}: lr={lr} must not be negative")
+        self.lr = lr
+        self.steps = 0
+        self.state: dict[str, dict[str, Array]] = {}
+
+    def step(self, lr: float | None = None) -> None:
+        """One update, with the given learning rate or the optimiser's own."""
+        self.steps += 1
+        rate = self.lr if lr is None else lr
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                self.update(name, parameter, parameter.grad, rate)
+
+    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
+        """Update one parameter."""
+        raise NotImplementedError
+
+    def buffer(self, name: str, kind: str) -> Array:
+        """The state array of that kind of a parameter: zeros at first."""
+        kinds = self.state.setdefault(name, {})
+        if kind not in kinds:
+            kinds[kind] = np.zeros_like(self.parameters[name].data)
+        return kinds[kind]
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Array]:
+        """All state as flat names to arrays, ``steps`` among them."""
+        arrays = {f"{name}/{kind}": a for name, kinds in self.state.items() for kind, a in kinds.items()}
+        return {"steps": np.array(self.steps), **arrays}
+
+    def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
+        """Restore what `state_dict` gave; names and shapes must fit the parameters."""
+        state: dict[str, dict[str, Array]] = {}
+        for key, array in arrays.items():
+            name, _, kind = key.rpartition("/")
+            if key == "steps":
+                continue
+            if name not in self.parameters or self.parameters[name].shape != array.shape:
+                raise ValueError(f"{type(self).__name__}: state {key!r} of shape {array.shape} fits no parameter")
+            state.setdefault(name, {})[kind] = np.array(array)
+        self.state, self.steps = state, int(arrays["steps"])
+
+
+def global_norm(parameters: Iterable[Parameter]) -> float:
+    """``sqrt(sum g^2)`` over all gradients: each parameter's sum by BLAS, those of all parameters without rounding."""
+    squares = (float(np.vdot(p.grad, p.grad)) for p in parameters if p.grad is not None)
+    return math.sqrt(math.fsum(squares))
+
+
+def clip_by_global_norm(parameters: Iterable[Parameter], limit: float) -> float:
+    """Scale all gradients by ``limit / norm`` if their global norm exceeds `limit`; return the norm before.
+
+    Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 3.2.
+    """
+    parameters = list(parameters)
+    norm = global_norm(parameters)
+    if norm > limit:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad *= parameter.dtype.type(limit / norm)
+    return norm

@@ -1,0 +1,18 @@
+"""Training: the loop, checkpoints, metrics, and pre-training from raw text."""
+
+from tinygrad_llm.training.config import TrainConfig
+from tinygrad_llm.training.loop import Batch, Task, train, training_step
+from tinygrad_llm.training.pretraining import evaluate_run, load_run, pretrain, read_corpus, train_tokenizer
+
+__all__ = [
+    "Batch",
+    "Task",
+    "TrainConfig",
+    "evaluate_run",
+    "load_run",
+    "pretrain",
+    "read_corpus",
+    "train",
+    "train_tokenizer",
+    "training_step",
+]

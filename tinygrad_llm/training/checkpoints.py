@@ -1,0 +1,100 @@
+"""Checkpoints that survive a kill at any moment, and a resumed run that continues bit for bit.
+
+A checkpoint is a folder ``checkpoints/step-00000250`` with the weights, the optimiser's state, and ``state.json`` that
+holds the step and the SHA-256 of the other two. It is written under another name, flushed to disk, then renamed: so a
+folder with the right name is complete. The last two are kept, in case the disk damages one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tinygrad_llm.files import atomic_write, sync
+from tinygrad_llm.models import GPT
+from tinygrad_llm.optim import Optimizer
+from tinygrad_llm.weights import load_arrays, save_arrays
+
+KEEP = 2
+
+
+def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, about: dict[str, Any]) -> Path:
+    """Save everything needed to go on after `step`, and make its weights the run's ``model.safetensors``."""
+    parent = run / "checkpoints"
+    parent.mkdir(exist_ok=True)
+    for leftover in parent.glob(".*"):
+        shutil.rmtree(leftover)
+    temporary, folder = parent / f".step-{step:08d}.tmp", parent / f"step-{step:08d}"
+    temporary.mkdir()
+    model.save_pretrained(temporary)
+    save_arrays(temporary / "optimizer.safetensors", optimizer.state_dict(), {})
+    digests = {name: _sha256(temporary / name) for name in ("model.safetensors", "optimizer.safetensors")}
+    state = {**about, "step": step, "sha256": digests}
+    atomic_write(temporary / "state.json", json.dumps(state, indent=2).encode())
+    sync(temporary)
+    if folder.exists():  # a damaged one that was stepped over when resuming
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    sync(parent)
+    publish(run, folder)
+    for old in _folders(run)[KEEP:]:
+        shutil.rmtree(old)
+    return folder
+
+
+def publish(run: Path, folder: Path) -> None:
+    """Make a checkpoint's weights the run's ``model.safetensors``."""
+    atomic_write(run / "model.safetensors", lambda path: shutil.copyfile(folder / "model.safetensors", path))
+
+
+def load_checkpoint(
+    run: Path, model: GPT, optimizer: Optimizer, warn: Callable[[str], None] = lambda message: None
+) -> dict[str, Any] | None:
+    """Restore the newest sound checkpoint into `model` and `optimizer`; return its state, or None if there is none.
+
+    A damaged one is reported through `warn` and the one before is tried. If all are damaged: ValueError.
+    """
+    folders = _folders(run)
+    for folder in folders:
+        try:
+            state = verify(folder)
+            optimizer.load_state_dict(load_arrays(folder / "optimizer.safetensors")[0])
+            model.load_state_dict(load_arrays(folder / "model.safetensors")[0])
+        except (ValueError, KeyError, OSError) as error:
+            warn(f"the checkpoint {folder.name} is damaged and was not used: {error}")
+            continue
+        publish(run, folder)
+        return state
+    if folders:
+        raise ValueError(f"{run}: none of its {len(folders)} checkpoints can be read; train again with another --out")
+    return None
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The checkpoint's state, if its files are those that were written; a ValueError names the one that is not."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        digests = state["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"state.json cannot be read ({error})") from error
+    for name, digest in digests.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _sha256(folder / name) != digest:
+            raise ValueError(f"{name} is not what was written (its SHA-256 differs)")
+    return state
+
+
+def _folders(run: Path) -> list[Path]:
+    """Complete checkpoints, the newest first."""
+    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""The training loop: one for pre-training and everything after it.
+
+What differs between kinds of training is a `Task`: where batches come from, what the loss is, how it is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tinygrad_llm import random
+from tinygrad_llm.models import GPT
+from tinygrad_llm.nn import Module
+from tinygrad_llm.optim import Optimizer, clip_by_global_norm, global_norm, rate_factor
+from tinygrad_llm.tensor import Tensor
+from tinygrad_llm.training.checkpoints import save_checkpoint
+from tinygrad_llm.training.config import TrainConfig
+from tinygrad_llm.training.metrics import Metrics, plot_loss, read_metrics, write_samples
+from tinygrad_llm.training.progress import Progress
+from tinygrad_llm.training.signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass is given, and over how many targets its loss is a sum."""
+
+    arrays: tuple[Any, ...]
+    targets: int
+
+
+class Task(Protocol):
+    """One kind of training."""
+
+    def batch(self, step: int, part: int) -> Batch:
+        """The `part`-th batch of `step`; the same whenever it is asked for."""
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """The loss summed over the batch's targets."""
+
+    def validate(self, model: Any) -> dict[str, float]:
+        """Measurements on held-out data, ``validation_loss`` (nats per target) among them."""
+
+    def sample(self, model: Any) -> str:
+        """A text that shows what the model does now."""
+
+
+def training_step(
+    model: Module, optimizer: Optimizer, task: Task, step: int, config: TrainConfig
+) -> tuple[float, float, int]:
+    """One update; returns the mean loss, the gradient's norm before clipping, and the number of targets.
+
+    Each part's summed loss is divided by the number of targets of all parts together. So the gradients that add up are
+    those of the mean over one large batch, however it is divided.
+    """
+    batches = [task.batch(step, part) for part in range(config.accumulate)]
+    targets = sum(batch.targets for batch in batches)
+    optimizer.zero_grad()
+    total = 0.0
+    for part, batch in enumerate(batches):
+        with random.scope(config.seed, "training step", step, part):
+            loss = task.loss(model, batch) * (1 / max(1, targets))
+            loss.backward()
+        total += loss.item()
+    if not math.isfinite(total):
+        raise FloatingPointError(
+            f"the loss of step {step} is {total}; a lower --learning-rate or a smaller --clip usually helps "
+            "(the last checkpoint is untouched)"
+        )
+    parameters = optimizer.parameters.values()
+    norm = clip_by_global_norm(parameters, config.clip) if config.clip else global_norm(parameters)
+    rate = config.learning_rate * rate_factor(config.schedule, step, config.steps, config.warmup)
+    optimizer.step(rate)
+    return total, norm, targets
+
+
+def train(
+    model: GPT,
+    optimizer: Optimizer,
+    task: Task,
+    config: TrainConfig,
+    run: Path,
+    about: dict[str, Any],
+    start: int,
+    progress: Progress,
+    stop: StopRequest,
+) -> int:
+    """Run steps `start` to the end, or until a stop is requested; return the number of completed steps.
+
+    Leaves checkpoints, metrics, samples and the loss plot in the folder `run`.
+    """
+    metrics = Metrics(run / "metrics.jsonl", start)
+    step = start
+    try:
+        for step in range(start + 1, config.steps + 1):
+            model.train()
+            began = time.perf_counter()
+            loss, norm, targets = training_step(model, optimizer, task, step - 1, config)
+            seconds = time.perf_counter() - began
+            rate = config.learning_rate * rate_factor(config.schedule, step - 1, config.steps, config.warmup)
+            metrics.write(
+                step=step, loss=loss, gradient_norm=norm, learning_rate=rate, tokens=targets, seconds=round(seconds, 6)
+            )
+            progress.step(step, loss, targets, seconds)
+            last = step == config.steps
+            if last or _due(step, config.validate_every):
+                measured = task.validate(model.eval())
+                metrics.write(step=step, **measured)
+                progress.validated(step, measured)
+            if last or _due(step, config.sample_every):
+                metrics.write(step=step, sample=task.sample(model.eval()))
+            if last or stop.requested or _due(step, config.checkpoint_every):
+                save_checkpoint(run, step, model, optimizer, about)
+                rows = read_metrics(run / "metrics.jsonl")
+                plot_loss(rows, run / "loss.png")
+                write_samples(rows, run / "sample.txt")
+            if stop.requested:
+                break
+    finally:
+        metrics.close()
+    return step
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,81 @@
+"""Metrics of a run: one JSON object a line, and the picture of the loss made from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tinygrad_llm.files import atomic_write
+
+
+class Metrics:
+    """Appends to ``metrics.jsonl``; each line is flushed, so a kill loses nothing but the line being written."""
+
+    def __init__(self, path: Path, resume_from: int = 0) -> None:
+        """Keep the lines up to step `resume_from` (none for a new run): later ones will be measured again."""
+        self.path = path
+        kept = [row for row in read_metrics(path) if row["step"] <= resume_from] if path.exists() else []
+        atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Append one line; it must have a ``step``."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines; a last line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return [row for row in rows if isinstance(row, dict) and "step" in row]
+
+
+def plot_loss(rows: list[dict[str, Any]], path: Path) -> None:
+    """The training loss (each step, and smoothed), the validation loss, and the learning rate, over the steps."""
+    from matplotlib.figure import Figure  # slow to import, and only needed here
+
+    training = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    validation = [(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row]
+    rates = [(row["step"], row["learning_rate"]) for row in rows if "learning_rate" in row]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    if training:
+        steps, losses = zip(*training, strict=True)
+        axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smooth(losses), color="tab:blue", label="training (smoothed)")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), "o-", color="tab:orange", markersize=4, label="validation")
+    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.grid(alpha=0.3)
+    if rates:
+        right = axes.twinx()
+        right.plot(*zip(*rates, strict=True), color="tab:gray", linewidth=1, linestyle=":", label="learning rate")
+        right.set_ylabel("learning rate")
+        right.set_ylim(bottom=0)
+    figure.legend(loc="upper right", bbox_to_anchor=(1, 1), bbox_transform=axes.transAxes)
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def write_samples(rows: list[dict[str, Any]], path: Path) -> None:
+    """The sample texts with the step after which each was written."""
+    samples = [f"--- after step {row['step']} ---\n{row['sample']}\n" for row in rows if "sample" in row]
+    atomic_write(path, "\n".join(samples).encode())
+
+
+def smooth(values: tuple[float, ...], weight: float = 0.95) -> list[float]:
+    """Exponential moving average, with the bias towards its start divided out."""
+    total = mass = 0.0
+    result = []
+    for value in values:
+        total, mass = weight * total + (1 - weight) * value, weight * mass + 1 - weight
+        result.append(total / mass)
+    return result

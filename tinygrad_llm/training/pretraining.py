@@ -1,0 +1,273 @@
+"""Pre-training a GPT from raw text: corpus, tokenizer, token files, then the loop; and measuring the result.
+
+Every stage leaves its result in the run folder, written wholly or not at all, and is skipped when it is found there: so
+a run that was stopped at any moment goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from tinygrad_llm import ops, random
+from tinygrad_llm.data import (
+    IGNORE,
+    Document,
+    TextFiles,
+    TokenFile,
+    bigram_bits_per_byte,
+    default_corpus,
+    gzip_bits_per_byte,
+    split,
+    write_tokens,
+)
+from tinygrad_llm.generation import Sampling, generate_text
+from tinygrad_llm.models import GPT
+from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
+from tinygrad_llm.tape import Array, no_grad
+from tinygrad_llm.tensor import Tensor
+from tinygrad_llm.tokenizer import Tokenizer
+from tinygrad_llm.training.checkpoints import load_checkpoint
+from tinygrad_llm.training.config import TrainConfig
+from tinygrad_llm.training.loop import Batch, train
+from tinygrad_llm.training.progress import Progress, counting
+from tinygrad_llm.training.signals import StopRequest
+
+MEASURED_DURING, MEASURED_AFTER, COUNTED = 16_384, 262_144, 8_000_000
+"""Tokens of held-out text that are measured during and after training, and tokens that the bigram model counts: all of
+the default corpus, but bounded for a large one."""
+
+
+class LanguageModeling:
+    """Next-token prediction on windows drawn from a token file."""
+
+    def __init__(self, config: TrainConfig, training: TokenFile, validation: TokenFile, tokenizer: Tokenizer) -> None:
+        self.config, self.training, self.validation, self.tokenizer = config, training, validation, tokenizer
+
+    def batch(self, step: int, part: int) -> Batch:
+        generator = random.stream(self.config.seed, "batch", step, part)
+        inputs, targets = self.training.batch(self.config.batch_size, self.config.context, generator)
+        return Batch((inputs, targets), targets.size)
+
+    def loss(self, model: GPT, batch: Batch) -> Tensor:
+        inputs, targets = batch.arrays
+        return ops.cross_entropy(model(inputs), targets, reduction="sum")
+
+    def validate(self, model: GPT) -> dict[str, float]:
+        measured = measure(model, self.tokenizer, self.validation, self.config.batch_size, MEASURED_DURING)
+        return {"validation_loss": measured["loss"], "validation_bits_per_byte": measured["bits_per_byte"]}
+
+    def sample(self, model: GPT) -> str:
+        sampling = Sampling(temperature=0.8, top_p=0.95)
+        return generate_text(model, self.tokenizer, [""], 200, sampling, self.config.seed)[0]
+
+
+def measure(
+    model: GPT, tokenizer: Tokenizer, tokens: TokenFile, batch_size: int = 16, limit: float = math.inf
+) -> dict[str, Any]:
+    """Loss (nats per token), perplexity and bits per byte over the file, or its first windows with `limit` tokens.
+
+    Windows do not overlap, so the first tokens of each have little before them: an upper bound of the loss. Bits per
+    byte are the nats divided by ``ln 2`` and by the UTF-8 bytes of the predicted tokens; a separator counts 0 bytes.
+    """
+    model.eval()
+    nats, count, size = 0.0, 0, 0
+    with no_grad():
+        for inputs, targets in tokens.windows(model.config.context, batch_size):
+            nats += ops.cross_entropy(model(inputs), targets, ignore_index=IGNORE, reduction="sum").item()
+            predicted = targets[targets != IGNORE]
+            count, size = count + predicted.size, size + tokenizer.count_bytes(predicted)
+            if count >= limit:
+                break
+    return {
+        "loss": nats / count,
+        "perplexity": math.exp(min(700.0, nats / count)),
+        "bits_per_byte": nats / math.log(2) / max(1, size),
+        "tokens": count,
+        "bytes": size,
+    }
+
+
+def read_corpus(data: str) -> TextFiles | list[Document]:
+    """The user's file or folder, or the default corpus if `data` is empty."""
+    return TextFiles(data) if data else default_corpus()
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, pattern: str, console: Console) -> Tokenizer:
+    """`Tokenizer.train` with progress; says so if the text is too small for the wanted vocabulary."""
+    with counting(console, "learning the vocabulary") as progress:
+        tokenizer = Tokenizer.train(texts, vocab_size, pattern, progress=progress)
+    if tokenizer.vocab_size < vocab_size:
+        console.print(
+            f"tokenizer   the text has no more pairs to merge: {tokenizer.vocab_size} tokens, not {vocab_size}"
+        )
+    return tokenizer
+
+
+def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> int:
+    """Train in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0)."""
+    config = _open_run(config, run, resume)
+    lock = FileLock(run / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{run}: another process is training in this folder") from None
+    with lock, StopRequest() as stop:
+        tokenizer, training, validation = _prepare(config, run, console)
+        model = GPT(config.model_config(tokenizer.vocab_size), config.seed)
+        optimizer = make_optimizer(config, model)
+        about = {"tokenizer": tokenizer.digest}
+        state = load_checkpoint(
+            run, model, optimizer, lambda message: console.print(f"warning: {message}", markup=False)
+        )
+        if state is not None and state["tokenizer"] != tokenizer.digest:
+            raise ValueError(f"{run}: tokenizer.json is not the one that its checkpoints were trained with")
+        start = 0 if state is None else int(state["step"])
+        console.print(f"model       GPT, {model.parameter_count():,} parameters" + _resumed(start))
+        task = LanguageModeling(config, training, validation, tokenizer)
+        with Progress(console, start, config.steps) as progress:
+            reached = train(model, optimizer, task, config, run, about, start, progress, stop)
+    if reached < config.steps:
+        console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. To go on:", markup=False)
+        console.print(f"  tinygrad-llm train --resume --out {run}", markup=False)
+        return stop.status
+    _report(run, model, tokenizer, training, validation, config, console)
+    return 0
+
+
+def _open_run(config: TrainConfig, run: Path, resume: bool) -> TrainConfig:
+    """Make the run folder, or take up the one that is there; return the settings that hold."""
+    file = run / "config.toml"
+    if run.is_file():
+        raise ValueError(f"{run}: is a file; --out needs a folder")
+    if not file.exists():
+        if run.is_dir() and any(path.name != ".lock" for path in run.iterdir()):
+            raise ValueError(f"{run}: a folder that is not empty and holds no run; choose another --out")
+        run.mkdir(parents=True, exist_ok=True)
+        config.save(file)
+        return config
+    if not resume:
+        raise ValueError(f"{run}: there is a run already; continue it with --resume, or choose another --out")
+    saved = TrainConfig.load(file)
+    if differing := saved.differences(config):
+        raise ValueError(f"{run}: the run to resume has other settings: {differing}; leave these options out")
+    return saved
+
+
+def _prepare(config: TrainConfig, run: Path, console: Console) -> tuple[Tokenizer, TokenFile, TokenFile]:
+    """The tokenizer and the two token files: from the run folder as far as they are there, else made."""
+    files = run / "tokenizer.json", run / "training.tokens", run / "validation.tokens"
+    if all(path.exists() for path in files):
+        tokenizer, training, validation = Tokenizer.load(files[0]), TokenFile(files[1]), TokenFile(files[2])
+        if {training.tokenizer_digest, validation.tokenizer_digest} == {tokenizer.digest}:
+            return tokenizer, training, validation
+    with console.status("reading the text") if console.is_terminal else contextlib.nullcontext():
+        documents = read_corpus(config.data)
+        sides = split(documents, config.seed, config.validation_share)
+    console.print(f"text        {config.data or 'the documentation that comes with Python'}", markup=False)
+    tokenizer = train_tokenizer((d.text for d in sides.training), config.vocab_size, config.pattern, console)
+    tokenizer.save(files[0])
+    written = []
+    for path, side in zip(files[1:], sides, strict=True):
+        with counting(console, f"encoding the {path.stem} text") as progress:
+            written.append(write_tokens(side, tokenizer, path, lambda done: progress(done, None)))
+    training, validation = written
+    rate = (training.n_bytes + validation.n_bytes) / (len(training) + len(validation))
+    console.print(f"tokenizer   {tokenizer.vocab_size:,} tokens, {rate:.2f} bytes per token")
+    console.print(
+        f"split       {len(training):,} tokens to train on, {len(validation):,} held out "
+        f"({training.n_bytes / 1e6:.2f} and {validation.n_bytes / 1e6:.2f} MB)"
+    )
+    return tokenizer, training, validation
+
+
+def make_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
+    """The optimiser that the settings ask for."""
+    named = list(model.named_parameters())
+    rate, decay = config.learning_rate, config.weight_decay
+    match config.optimizer:
+        case "sgd":
+            return SGD(named, rate, momentum=0.9, weight_decay=decay)
+        case "adam":
+            return Adam(named, rate)
+        case "muon":
+            return Muon(named, rate, weight_decay=decay)
+    return AdamW(named, rate, weight_decay=decay)
+
+
+def _resumed(start: int) -> str:
+    return f", continued after step {start}" if start else ""
+
+
+def _report(
+    run: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    training: TokenFile,
+    validation: TokenFile,
+    config: TrainConfig,
+    console: Console,
+) -> None:
+    """Bits per byte beside the simple methods', a sample, and where everything is."""
+    with console.status("measuring the held-out text") if console.is_terminal else contextlib.nullcontext():
+        measured = measure(model, tokenizer, validation, config.batch_size, MEASURED_AFTER)
+        compared = compare(tokenizer, training, np.asarray(validation.ids[: measured["tokens"] + 1]))
+    console.print(f"held out    {measured['loss']:.3f} nats per token, {measured['bits_per_byte']:.3f} bits per byte")
+    for name, value in compared.items():
+        console.print(f"            {value:.3f} bits per byte: {name}")
+    sample = (run / "sample.txt").read_text(encoding="utf-8").rpartition("--- after step")[2].partition("\n")[2]
+    console.print("sample", markup=False)
+    console.print(sample.rstrip(), markup=False)
+    console.print(
+        f"wrote       {run}{'' if str(run).endswith('/') else '/'}: model.safetensors, loss.png, sample.txt ..."
+    )
+    console.print(f'next        tinygrad-llm generate {run} --prompt "def "', markup=False)
+
+
+def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[str, float]:
+    """Bits per byte of simple methods on the held-out ids, as far as they are long enough for them."""
+    text = tokenizer.decode_bytes(held_out[held_out != tokenizer.separator_id])
+    result = {"gzip -9": gzip_bits_per_byte(text)}
+    with contextlib.suppress(ValueError):
+        counted = np.asarray(training.ids[:COUNTED])
+        result["a bigram model of the same tokens"] = bigram_bits_per_byte(
+            counted, held_out, tokenizer.vocab_size, len(text)
+        )
+    return result
+
+
+def load_run(run: Path) -> tuple[GPT, Tokenizer]:
+    """The model and the tokenizer in a run folder."""
+    if not run.is_dir():
+        raise ValueError(f"{run}: no such folder; give one that tinygrad-llm train wrote")
+    missing = [name for name in ("tokenizer.json", "model.safetensors") if not (run / name).is_file()]
+    if missing:
+        raise ValueError(f"{run}: {' and '.join(missing)} missing; is this a folder that tinygrad-llm train wrote?")
+    model, tokenizer = GPT.from_pretrained(run), Tokenizer.load(run / "tokenizer.json")
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"{run}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}; "
+            "they do not belong together"
+        )
+    return model, tokenizer
+
+
+def evaluate_run(run: Path, data: str, console: Console) -> dict[str, Any]:
+    """Loss, perplexity and bits per byte of a run on `data`, or on the text that it held out."""
+    model, tokenizer = load_run(run)
+    if data:
+        with tempfile.TemporaryDirectory() as folder:
+            tokens = write_tokens(TextFiles(data), tokenizer, Path(folder) / "tokens")
+            return measure(model, tokenizer, tokens)
+    file = run / "validation.tokens"
+    if not file.is_file():
+        raise ValueError(f"{file}: missing; give a text with --data")
+    return measure(model, tokenizer, TokenFile(file))
