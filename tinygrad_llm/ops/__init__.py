@@ -3,9 +3,9 @@
 from tinygrad_llm.ops.activations import gelu, relu, sigmoid, silu, softplus, tanh
 from tinygrad_llm.ops.arithmetic import add, div, mul, neg, power, sub
 from tinygrad_llm.ops.exponential import exp, log, sqrt
-from tinygrad_llm.ops.indexing import embedding
+from tinygrad_llm.ops.indexing import embedding, getitem
 from tinygrad_llm.ops.losses import cross_entropy
-from tinygrad_llm.ops.norms import layer_norm
+from tinygrad_llm.ops.norms import layer_norm, rms_norm
 from tinygrad_llm.ops.piecewise import abs, clip, where
 from tinygrad_llm.ops.products import einsum, linear, matmul
 from tinygrad_llm.ops.reductions import max, mean, sum
@@ -27,6 +27,7 @@ __all__ = [
     "embedding",
     "exp",
     "gelu",
+    "getitem",
     "layer_norm",
     "linear",
     "log",
@@ -41,6 +42,7 @@ __all__ = [
     "power",
     "relu",
     "reshape",
+    "rms_norm",
     "sigmoid",
     "silu",
     "softmax",
