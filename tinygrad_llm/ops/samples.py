@@ -30,3 +30,19 @@ def broadcast_shape(rng: np.random.Generator, shape: Shape) -> Shape:
     """A shape that broadcasts to `shape`: some axes become 1, some leading axes are left out."""
     kept = tuple(1 if rng.random() < 0.3 else n for n in shape)
     return kept[int(rng.integers(len(kept) + 1)) :] if rng.random() < 0.5 else kept
+
+
+def one_axis(rng: np.random.Generator, shape: Shape) -> int:
+    """An axis of `shape`, counted from the start or from the end."""
+    return int(rng.integers(-len(shape), len(shape)))
+
+
+def axes(rng: np.random.Generator, shape: Shape) -> int | tuple[int, ...] | None:
+    """What a reduction takes: one axis, several, or None for all."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return None
+    if kind == 1:
+        return one_axis(rng, shape)
+    chosen = rng.permutation(len(shape))[: int(rng.integers(1, len(shape) + 1))]
+    return tuple(int(a) for a in chosen)
