@@ -39,8 +39,8 @@ def embedding(weight, ids):
         dW_v = sum_n [ids_n = v] dy_n
 
     Raises IndexError for an id outside [0, V): negative ids do not count from the end here, since in a token stream
-    they are a mistake or padding; TypeError for ids that are not whole numbers. Cost: one pass over y forward; a sort of
-    the ids, two passes over dy and one over the weight backward.
+    they are a mistake or padding; TypeError for ids that are not whole numbers. Cost: one pass over y forward; a sort
+    of the ids, two passes over dy and one over the weight backward.
     """
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
