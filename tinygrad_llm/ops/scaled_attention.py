@@ -55,7 +55,7 @@ def softmax_rows(scores):
 
 @op
 def attention(q, k, v, mask=None, causal=False, scale=None):
-    """``y = softmax(scale q k^T) v``: every query takes the mean of the values, weighted by how well their keys match it.
+    """``y = softmax(scale q k^T) v``: every query takes a mean of the values, weighted by how well their keys match.
 
     q (B, H, T, D), k (B, Hkv, S, D), v (B, Hkv, S, D), y (B, H, T, D); the values may have a width of their own. In
     each head, for query t and key s::
@@ -80,7 +80,7 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
     over them. Numerics: the row's maximum is subtracted first, so scores of 1e4 are as safe as scores of 1. Cost:
     4 B H T S D floating-point operations forward and 8 backward (half of them in vain if causal), and about 7 passes
     over (B, H, T, S) forward, 5 backward. Source: Vaswani et al. 2017, arXiv:1706.03762, equation 1; rowsum(dy y): Dao
-    et al. 2022, arXiv:2205.14135, equation 4 of its appendix.
+    et al. 2022, arXiv:2205.14135, appendix B.2.
     """
     check_shapes(q, k, v)
     batch, heads, queries, width = q.shape
