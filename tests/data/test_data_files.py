@@ -148,6 +148,22 @@ def test_a_folder_is_read_in_order_and_what_is_skipped_is_counted(tmp_path):
         assert files.skipped == {"binary": 2, "empty": 1, "hidden": 1}
 
 
+def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
+    for name in ("b", "a", "y/d", "y/c", "x/e"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    walk = os.walk
+
+    def backwards(*args, **options):
+        for root, folders, files in walk(*args, **options):
+            folders.sort(reverse=True)
+            files.sort(reverse=True)
+            yield root, folders, files
+
+    monkeypatch.setattr("os.walk", backwards)
+    assert [document.name for document in read_documents(tmp_path)] == ["a", "b", "x/e", "y/c", "y/d"]
+
+
 def test_a_folder_without_text_says_what_is_in_it(tmp_path):
     with pytest.raises(DataError, match="no text file in this folder \\(no files at all\\)"):
         list(read_documents(tmp_path))

@@ -51,7 +51,9 @@ def test_no_document_and_no_long_paragraph_is_on_both_sides(texts, seed, fractio
 
 @given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=25), fraction=st.floats(0.05, 0.5))
 def test_documents_that_differ_can_always_be_split(sizes, fraction):
-    documents = [Document(f"d{i}", f"Sentence number {i} is unlike any other. " * size) for i, size in enumerate(sizes)]
+    sentence = "Sentence {} of document {} is unlike any other. "
+    texts = ["".join(sentence.format(j, i) for j in range(size)) for i, size in enumerate(sizes)]
+    documents = [Document(f"d{i}", text) for i, text in enumerate(texts)]
     training, validation = map(list, split(documents, fraction=fraction))
     assert training
     assert validation
@@ -79,6 +81,15 @@ def test_a_licence_at_the_head_of_every_file_is_left_only_in_the_training_text()
     assert len(list(validation)) == 3
     for document in validation:
         assert document.text.strip() == own.format(document.name[1:])
+
+
+def test_what_is_left_of_a_document_is_no_training_document_either():
+    licence = "Permission is granted to read this text as often as anyone could wish to."
+    longer = [Document(f"longer {i}", f"{licence}\n\nnote {i}") for i in range(50)]
+    shorter = [Document(f"shorter {i}", f"note {i}") for i in range(200)]
+    training, validation = split(longer + shorter)
+    assert {plain(d.text) for d in validation}
+    assert not {plain(d.text) for d in training} & {plain(d.text) for d in validation}
 
 
 def test_documents_that_are_all_the_same_cannot_be_split():

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -59,7 +59,9 @@ def test_a_document_in_parts_has_one_separator(tmp_path, path):
     assert file.ids.tolist().count(0) == 1
     assert TOKENIZER.decode(file.ids[1:]) == "the cat\n" * 100
     # two documents whose first parts were held out elsewhere
-    file = write_tokens([Document("a", "a", 2), Document("b", "b", 1), Document("b", "b", 2)], TOKENIZER, path)
+    file = write_tokens(
+        [Document("a", "a", 2), Document("b", "b", 1), Document("b", "b", 2)], TOKENIZER, tmp_path / "other.bin"
+    )
     assert TOKENIZER.decode(file.ids) == "<|endoftext|>a<|endoftext|>bb"
 
 
@@ -121,8 +123,9 @@ def test_a_damaged_file_is_named(path):
 
 
 @pytest.fixture
-def row(path):
-    """A token file in which each id says its place."""
+def row(tmp_path):
+    """Makes a token file in which each id says its place; a new one each time, as Windows keeps open files."""
+    numbers = count()
 
     def make(length):
         class Counting:
@@ -131,7 +134,7 @@ def row(path):
             def encode(self, text, disallowed_special):
                 return np.arange(1, length, dtype=np.int32)
 
-        return write_tokens([Document("d", "text")], Counting(), path)
+        return write_tokens([Document("d", "text")], Counting(), tmp_path / f"{next(numbers)}.bin")
 
     return make
 

@@ -1,11 +1,11 @@
 """Texts: those found on the machine, the user's files, the split without leaks, token files and batches."""
 
-from .baselines import bigram_bits_per_byte, gzip_bits_per_byte
-from .corpus import default_corpus
-from .document import DataError, Document
-from .files import TextFiles, read_documents
-from .splitting import Documents, Split, split
-from .tokens import IGNORE, TokenFile, write_tokens
+from tinygrad_llm.data.baselines import bigram_bits_per_byte, gzip_bits_per_byte
+from tinygrad_llm.data.corpus import default_corpus
+from tinygrad_llm.data.document import DataError, Document
+from tinygrad_llm.data.files import TextFiles, read_documents
+from tinygrad_llm.data.splitting import Documents, Split, split
+from tinygrad_llm.data.tokens import IGNORE, TokenFile, write_tokens
 
 __all__ = [
     "IGNORE",

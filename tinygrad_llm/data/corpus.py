@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from .document import DataError, Document
+from tinygrad_llm.data.document import DataError, Document
 
 # Not documentation of something one can use, or the same sentence a hundred times (the codecs of `encodings`).
 _LEFT_OUT = {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-from .document import DataError, Document
+from tinygrad_llm.data.document import DataError, Document
 
 PIECE = 1_000_000  # characters; a text is never held in more than about twice this
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from .document import DataError, Document
+from tinygrad_llm.data.document import DataError, Document
 
 PARAGRAPH = 64  # characters; shorter paragraphs ("Return self.") are language, not a leak
 

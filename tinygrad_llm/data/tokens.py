@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from .document import DataError, Document
+from tinygrad_llm.data.document import DataError, Document
 
 if TYPE_CHECKING:
     from tinygrad_llm.tokenizer import Tokenizer

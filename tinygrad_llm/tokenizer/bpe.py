@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
-from . import file_format
-from .alphabet import BYTE_ORDER, to_characters
-from .merging import merge_word
-from .pretokenize import compile_pattern, pattern_text, split_words
-from .streaming import StreamDecoder
-from .trainer import Pair, Progress, count_words, learn_merges
-from .unicode_text import check_text
+from tinygrad_llm.tokenizer import file_format
+from tinygrad_llm.tokenizer.alphabet import BYTE_ORDER, to_characters
+from tinygrad_llm.tokenizer.merging import merge_word
+from tinygrad_llm.tokenizer.pretokenize import compile_pattern, pattern_text, split_words
+from tinygrad_llm.tokenizer.streaming import StreamDecoder
+from tinygrad_llm.tokenizer.trainer import Pair, Progress, count_words, learn_merges
+from tinygrad_llm.tokenizer.unicode_text import check_text
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
@@ -199,7 +199,7 @@ class Tokenizer:
 
     # ---- facts
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """The highest id + 1: the number of rows an embedding needs."""
         return max(self._bytes) + 1

@@ -13,8 +13,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .alphabet import from_characters, to_characters
-from .pretokenize import PATTERNS, pattern_text
+from tinygrad_llm.tokenizer.alphabet import from_characters, to_characters
+from tinygrad_llm.tokenizer.pretokenize import PATTERNS, pattern_text
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 

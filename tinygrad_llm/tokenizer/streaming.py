@@ -24,6 +24,4 @@ class StreamDecoder:
 
     def flush(self) -> str:
         """What was kept back, at the end: "�" for an unfinished character. The decoder can then be used anew."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)

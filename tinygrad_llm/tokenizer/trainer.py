@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import pairwise
 
-from .pretokenize import compile_pattern, split_words
-from .unicode_text import check_text
+from tinygrad_llm.tokenizer.pretokenize import compile_pattern, split_words
+from tinygrad_llm.tokenizer.unicode_text import check_text
 
 Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
