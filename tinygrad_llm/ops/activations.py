@@ -120,7 +120,7 @@ def gelu(x, approximate=True):
     """``y = x P(x)``, with P the distribution function of the standard normal, or (the default) a fit to it by tanh.
 
     approximate=True:  ``y = x (1 + t) / 2``, ``t = tanh(u)``, ``u = sqrt(2/pi) (x + 0.044715 x^3)``. GPT-2's form.
-        Saves x and t. ``dx = dy ((1 + t) / 2 + x (1 - t^2) u' / 2)`` with ``u' = sqrt(2/pi) (1 + 3 0.044715 x^2)``.
+        Saves x and t. ``dx = dy (1 + t) (1 + x (1 - t) u') / 2`` with ``u' = sqrt(2/pi) (1 + 3 0.044715 x^2)``.
     approximate=False: ``y = x P``, ``P = erfc(-x / sqrt(2)) / 2``. BERT uses this form. Saves x and P.
         ``dx = dy (P + x p)`` with the density ``p = e^(-x^2/2) / sqrt(2 pi)``.
 
@@ -136,7 +136,7 @@ def _gelu_tanh(x):
 
     def vjp(dy):
         slope = x * x * (3 * SQRT_2_OVER_PI * GELU_CUBIC) + SQRT_2_OVER_PI
-        return dy * (0.5 * (1 + t + x * (1 - t * t) * slope))
+        return dy * (0.5 * (1 + t) * (1 + x * (1 - t) * slope))
 
     return 0.5 * x * (1 + t), vjp
 
@@ -171,7 +171,7 @@ def _derive_gelu_tanh(x, dy):
         dy * ((1 + t) / 2 + x * (1 - t * t) * du / 2),
     )
     slope = SQRT_2_OVER_PI + 3 * SQRT_2_OVER_PI * GELU_CUBIC * x * x
-    yield "both terms share the factor 1/2", dy * (0.5 * (1 + t + x * (1 - t * t) * slope))
+    yield "1 - t^2 = (1 + t) (1 - t), so both terms share (1 + t) / 2", dy * (0.5 * (1 + t) * (1 + x * (1 - t) * slope))
 
 
 def _derive_gelu_erf(x, dy):

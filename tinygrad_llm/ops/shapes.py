@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
 
 from tinygrad_llm.operation import op
 from tinygrad_llm.ops.reductions import linear_map
@@ -190,14 +191,16 @@ def split(x, sections, axis=0):
 
     Gradient: the pieces' cotangents joined again; a piece that is not used contributes zeros. Saves nothing.
     """
-    size = np.shape(x)[axis]
+    shape = np.shape(x)
+    size = shape[normalize_axis_index(axis, len(shape))]
     if np.ndim(sections) == 0 and (sections < 1 or size % sections):
-        raise ValueError(f"split: axis {axis} of {np.shape(x)} has size {size}, which {sections} does not divide")
+        raise ValueError(f"split: axis {axis} of {shape} has size {size}, which {sections} does not divide")
     pieces = tuple(np.split(x, sections, axis=axis))
     if np.sum([piece.shape[axis] for piece in pieces]) != size:
-        raise ValueError(f"split: the indices {list(sections)} do not ascend, so the pieces of {np.shape(x)} overlap")
+        raise ValueError(f"split: the indices {np.array(sections)} do not ascend, so the pieces of {shape} overlap")
 
     def vjp(dys):
+        dys = dys if isinstance(dys, tuple) else (dys,)  # the tape hands over a single cotangent without its tuple
         return lambda: np.concatenate(dys, axis=axis)
 
     return pieces, vjp
