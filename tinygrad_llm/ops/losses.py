@@ -120,8 +120,8 @@ def _(logits, targets, dy, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, r
     yield "the targets t are a distribution: sum_v t_v = 1", w * (p - t + 2 * z_loss * lse * p)
     e = np.exp(logits - logits.max(-1, keepdims=True))
     yield (
-        "collect p, in which exp(maximum) cancels: p = exp(x - maximum) / sum_v exp(x_v - maximum); and write out t. For a "
-        "plain loss this is w (p - onehot)",
+        "collect p, in which exp(maximum) cancels: p = exp(x - maximum) / sum_v exp(x_v - maximum); and write out t: "
+        "for a plain loss this is w (p - onehot)",
         w * (1 + 2 * z_loss * lse) / e.sum(-1, keepdims=True) * e
         - w * (1 - label_smoothing) * onehot
         - w * label_smoothing / vocabulary,

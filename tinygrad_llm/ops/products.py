@@ -249,8 +249,8 @@ def parse_subscripts(subscripts, shapes):
     if len(terms) != len(shapes):
         raise ValueError(f"{where} describes {len(terms)} operands, but {len(shapes)} were given")
     hidden = [len(shape) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)]
-    fresh = [letter for letter in string.ascii_letters if letter not in subscripts]
-    fresh = "".join(fresh[: max([0, *(n for n, term in zip(hidden, terms, strict=True) if "..." in term)])])
+    unused = [letter for letter in string.ascii_letters if letter not in subscripts]
+    fresh = "".join(unused[: max([0, *(n for n, term in zip(hidden, terms, strict=True) if "..." in term)])])
     letters = []
     for term, shape, n in zip(terms, shapes, hidden, strict=True):
         if n < 0 or (n > 0 and "..." not in term):
