@@ -100,7 +100,7 @@ def gradcheck(
     values = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in values]
     call = _as_tensor_function(function, values, options)
     if names is None:
-        names = list(getattr(call, "parameters", ()))[: len(values)] if not getattr(call, "variadic", False) else []
+        names = call.parameters[: len(values)] if isinstance(call, Operation) and not call.variadic else ()
         names = [*names, *(f"input {i}" for i in range(len(names), len(values)))]
     rng = np.random.default_rng(seed)
     where = [i for i, a in enumerate(values) if a.dtype.kind == "f"]

@@ -20,6 +20,8 @@ def atomic_write(path: Path, content: bytes | Callable[[Path], object]) -> None:
             temporary.write_bytes(content)
         sync(temporary)
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say where by itself
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.training import evaluate_run
 
 
@@ -21,7 +20,7 @@ def evaluate(model: Path, *, data: str = "") -> int:
     data
         File or folder of UTF-8 text; by default the text that the run held out.
     """
-    measured = evaluate_run(model, data, Console(stderr=True))
+    measured = evaluate_run(model, data, plain_console(stderr=True))
     for name, value in measured.items():
         print(f"{name:<16} {value:,.4f}" if isinstance(value, float) else f"{name:<16} {value:,}")
     return 0

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
-from rich.console import Console
 
 from tinygrad_llm import __version__
+from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.evaluate import evaluate
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.tokenizer import app as tokenizer_app
@@ -55,7 +55,7 @@ def _complain(error: BaseException, status: int, remedy: str = "") -> int:
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = f"tinygrad-llm: error: {message}" + (f" ({remedy})" if remedy else "")
-    Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+    plain_console(stderr=True).print(text)
     return status
 
 

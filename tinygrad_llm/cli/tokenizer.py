@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from cyclopts import App
-from rich.console import Console
 from rich.text import Text
 
+from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training import read_corpus, train_tokenizer
 
@@ -33,10 +33,10 @@ def train(*, data: str = "", vocab_size: int = 2048, pattern: str = "own", out: 
     out
         File to write.
     """
-    console = Console(highlight=False)
+    console = plain_console()
     tokenizer = train_tokenizer((d.text for d in read_corpus(data)), vocab_size, pattern, console)
     tokenizer.save(out)
-    console.print(f"wrote {out}: {tokenizer.vocab_size:,} tokens", markup=False)
+    console.print(f"wrote {out}: {tokenizer.vocab_size:,} tokens")
     return 0
 
 
@@ -72,7 +72,7 @@ def show(tokenizer: Path, text: str | None = None) -> int:
     coloured = Text()
     for number, token in enumerate(ids):
         coloured.append(own.token_bytes(token).decode("utf-8", "backslashreplace"), COLOURS[number % len(COLOURS)])
-    console = Console(highlight=False)
+    console = plain_console()
     console.print(coloured)
     for token in ids:
         print(f"{token:>8}  {own.token_bytes(token)!r}")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.training import TrainConfig, pretrain
 
 
@@ -32,7 +32,7 @@ def train(
         Go on with the run in --out (by default "run") where its last checkpoint left it.
     """
     folder = out or (Path("run") if resume else _free_name(Path("run")))
-    return pretrain(config, folder, resume, Console(highlight=False))
+    return pretrain(config, folder, resume, plain_console())
 
 
 def _free_name(path: Path) -> Path:

@@ -14,7 +14,6 @@ bytes each if all ids of the vocabulary fit, else in 4.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_llm.data.document import DataError, Document
+from tinygrad_llm.files import atomic_write
 
 if TYPE_CHECKING:
     from tinygrad_llm.tokenizer import Tokenizer
@@ -47,20 +47,16 @@ def write_tokens(
     Raises DataError if there is no text, OSError if the file cannot be written (on Windows: while it is open).
     """
     target = Path(path)
-    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
+
+    def write(beside: Path) -> None:
         with open(beside, "wb") as file:
             header = _write_body(file, documents, tokenizer, progress)
             if not header["bytes"]:
                 raise DataError(f"{target}: no text to write", "empty")
             file.seek(0)
             file.write(json.dumps(header).encode("ascii").ljust(_HEADER - 1) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+
+    atomic_write(target, write)
     return TokenFile(target)
 
 

@@ -8,11 +8,11 @@ is not built here (a normalizer, dropout, a prefix space ...) is refused by name
 from __future__ import annotations
 
 import json
-import os
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tinygrad_llm.files import atomic_write
 from tinygrad_llm.tokenizer.alphabet import from_characters, to_characters
 from tinygrad_llm.tokenizer.pretokenize import PATTERNS, pattern_text
 
@@ -34,17 +34,7 @@ class Parts(NamedTuple):
 def save(path: str | PathLike[str], parts: Parts) -> None:
     """Write the file: beside, flushed to the disk, then renamed, so that no reader ever sees half of it."""
     content = json.dumps(_to_json(parts), ensure_ascii=False, indent=1) + "\n"
-    target = Path(path)
-    beside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    atomic_write(Path(path), content.encode("utf-8"))
 
 
 def _to_json(parts: Parts) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def plot_loss(rows: list[dict[str, Any]], path: Path) -> None:
         right.plot(*zip(*rates, strict=True), color="tab:gray", linewidth=1, linestyle=":", label="learning rate")
         right.set_ylabel("learning rate")
         right.set_ylim(bottom=0)
-    figure.legend(loc="upper right", bbox_to_anchor=(1, 1), bbox_transform=axes.transAxes)
+    if rows:
+        figure.legend(loc="upper right", bbox_to_anchor=(1, 1), bbox_transform=axes.transAxes)
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 

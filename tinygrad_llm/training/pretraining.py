@@ -125,9 +125,7 @@ def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> 
         model = GPT(config.model_config(tokenizer.vocab_size), config.seed)
         optimizer = make_optimizer(config, model)
         about = {"tokenizer": tokenizer.digest}
-        state = load_checkpoint(
-            run, model, optimizer, lambda message: console.print(f"warning: {message}", markup=False)
-        )
+        state = load_checkpoint(run, model, optimizer, lambda message: console.print(f"warning: {message}"))
         if state is not None and state["tokenizer"] != tokenizer.digest:
             raise ValueError(f"{run}: tokenizer.json is not the one that its checkpoints were trained with")
         start = 0 if state is None else int(state["step"])
@@ -136,8 +134,8 @@ def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> 
         with Progress(console, start, config.steps) as progress:
             reached = train(model, optimizer, task, config, run, about, start, progress, stop)
     if reached < config.steps:
-        console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. To go on:", markup=False)
-        console.print(f"  tinygrad-llm train --resume --out {run}", markup=False)
+        console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. To go on:")
+        console.print(f"  tinygrad-llm train --resume --out {run}")
         return stop.status
     _report(run, model, tokenizer, training, validation, config, console)
     return 0
@@ -172,7 +170,7 @@ def _prepare(config: TrainConfig, run: Path, console: Console) -> tuple[Tokenize
     with console.status("reading the text") if console.is_terminal else contextlib.nullcontext():
         documents = read_corpus(config.data)
         sides = split(documents, config.seed, config.validation_share)
-    console.print(f"text        {config.data or 'the documentation that comes with Python'}", markup=False)
+    console.print(f"text        {config.data or 'the documentation that comes with Python'}")
     tokenizer = train_tokenizer((d.text for d in sides.training), config.vocab_size, config.pattern, console)
     tokenizer.save(files[0])
     written = []
@@ -224,12 +222,12 @@ def _report(
     for name, value in compared.items():
         console.print(f"            {value:.3f} bits per byte: {name}")
     sample = (run / "sample.txt").read_text(encoding="utf-8").rpartition("--- after step")[2].partition("\n")[2]
-    console.print("sample", markup=False)
-    console.print(sample.rstrip(), markup=False)
+    console.print("sample")
+    console.print(sample.rstrip())
     console.print(
         f"wrote       {run}{'' if str(run).endswith('/') else '/'}: model.safetensors, loss.png, sample.txt ..."
     )
-    console.print(f'next        tinygrad-llm generate {run} --prompt "def "', markup=False)
+    console.print(f'next        tinygrad-llm generate {run} --prompt "def "')
 
 
 def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[str, float]:

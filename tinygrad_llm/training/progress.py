@@ -55,7 +55,7 @@ class Progress:
         now = time.monotonic()
         if not self._console.is_terminal and (step == self._steps or now - self._last_line >= LINE_SECONDS):
             self._last_line = now
-            self._console.print(f"step {step}/{self._steps}  {status}", highlight=False)
+            self._console.print(f"step {step}/{self._steps}  {status}")
 
     def validated(self, step: int, measured: dict[str, float]) -> None:
         """A measurement on held-out data is done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,16 @@ _KEY = "tinygrad_llm"
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
     """Write `arrays` and the document `about` to `path`, wholly or not at all. Equal content gives equal bytes."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {_KEY: json.dumps(about, sort_keys=True)}
-    atomic_write(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contiguous, temporary, metadata=metadata)
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(errno.EIO, str(error)) from error
+
+    atomic_write(path, write)
 
 
 def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:

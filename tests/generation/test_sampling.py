@@ -1,0 +1,91 @@
+"""Samplers: each filter by its definition, and the draw by its distribution."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_llm.generation import Sampling
+from tinygrad_llm.generation.sampling import (
+    choose,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize_repetition,
+    probabilities,
+)
+
+LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1]))
+logit_rows = st.lists(st.floats(-20, 20), min_size=1, max_size=12).map(np.array)
+
+
+def kept(logits):
+    return np.flatnonzero(np.isfinite(logits)).tolist()
+
+
+def test_top_k_keeps_the_k_largest_and_the_smallest_ids_of_equals():
+    assert kept(keep_top_k(LOGITS, 2)) == [0, 1]
+    assert kept(keep_top_k(np.array([1.0, 2.0, 2.0, 2.0]), 2)) == [1, 2]
+    assert kept(keep_top_k(LOGITS, 99)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.4, [0]), (0.51, [0, 1]), (0.74, [0, 1]), (0.76, [0, 1, 2])])
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p, expected):
+    assert kept(keep_top_p(LOGITS, p)) == expected
+
+
+def test_min_p_is_relative_to_the_likeliest():
+    assert kept(keep_min_p(LOGITS, 0.29)) == [0, 1, 2]
+    assert kept(keep_min_p(LOGITS, 0.31)) == [0, 1]
+    assert kept(keep_min_p(LOGITS, 1.0)) == [0]
+
+
+@given(logit_rows, st.floats(0.01, 0.99))
+def test_filters_keep_the_likeliest_token_and_change_no_logit(logits, p):
+    for result in (keep_top_p(logits, p), keep_min_p(logits, p), keep_top_k(logits, 1)):
+        stays = np.isfinite(result)
+        assert stays[logits.argmax()]
+        np.testing.assert_array_equal(result[stays], logits[stays])
+    # what top-p leaves out is never likelier than what it keeps, and what it keeps reaches p
+    stays = np.isfinite(keep_top_p(logits, p))
+    assert probabilities(logits)[stays].sum() >= p - 1e-12
+    assert logits[stays].min() >= logits[~stays].max(initial=-np.inf)
+
+
+def test_the_repetition_penalty_lowers_both_signs():
+    logits = np.array([2.0, -2.0, 1.0])
+    assert penalize_repetition(logits, [0, 1, 1], 2.0).tolist() == [1.0, -4.0, 1.0]
+    assert logits.tolist() == [2.0, -2.0, 1.0]
+
+
+def test_temperature_zero_takes_the_likeliest():
+    assert choose(np.array([0.0, 3.0, 1.0]), Sampling(temperature=0), [], 0.99) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_distribution(temperature):
+    draws = (np.arange(2000) + 0.5) / 2000
+    counts = np.bincount([choose(LOGITS, Sampling(temperature=temperature), [], u) for u in draws], minlength=4)
+    expected = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
+    np.testing.assert_allclose(counts / 2000, expected, atol=1e-3)
+
+
+@given(logit_rows, st.floats(0, 1, exclude_max=True))
+def test_an_impossible_token_is_never_drawn(logits, uniform):
+    logits = np.append(logits, -np.inf)
+    assert np.isfinite(logits[choose(logits, Sampling(temperature=1.5), [], uniform)])
+    assert np.isfinite(logits[choose(logits, Sampling(), [], np.nextafter(1.0, 0.0))])
+
+
+def test_extreme_logits():
+    assert choose(np.array([-1e4, 1e4, 0.0], np.float32), Sampling(temperature=0.1, top_p=0.9), [], 0.5) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": 2}, {"repetition_penalty": 0}],
+)
+def test_wrong_settings_are_refused(wrong):
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}"):
+        Sampling(**wrong)

@@ -1,0 +1,56 @@
+"""Settings: what is refused, and the file they are kept in."""
+
+import pytest
+
+from tinygrad_llm.training import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"context": 1}, "--context 1: must be at least 2"),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0: must be positive"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan"),
+        ({"clip": -1.0}, "--clip -1.0: must not be negative"),
+        ({"validation_share": 1.0}, "--validation-share 1.0"),
+        ({"heads": 3}, "not a multiple of heads=3"),
+        ({"dropout": 1.5}, "dropout=1.5"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{"channels": 128, **wrong})
+
+
+def test_settings_come_back_from_their_file(tmp_path):
+    config = TrainConfig(data='C:\\a "b" ü.txt', steps=7, learning_rate=1e-4, pattern=r"\p{L}+|.")
+    config.save(tmp_path / "c.toml")
+    assert TrainConfig.load(tmp_path / "c.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = [", "not valid TOML"),
+        ("steps = 5", "a run of format None; this version of tinygrad_llm reads format 1"),
+        ("format = 2", "a run of format 2"),
+        ("format = 1\nstep = 5", "unknown setting step"),
+        ("format = 1\nsteps = 0", "--steps 0"),
+        ('format = 1\nsteps = "many"', "'<' not supported"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, text, message):
+    file = tmp_path / "c.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"c\.toml") as caught:
+        TrainConfig.load(file)
+    assert message in str(caught.value)
+
+
+def test_differences_count_only_what_was_asked_for():
+    saved = TrainConfig(steps=50, seed=3)
+    assert saved.differences(TrainConfig()) == ""
+    assert saved.differences(TrainConfig(steps=50)) == ""
+    assert saved.differences(TrainConfig(steps=60, seed=3)) == "--steps is 50, not 60"

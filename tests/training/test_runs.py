@@ -1,0 +1,201 @@
+"""Whole runs: they resume bit for bit after any kill, survive damage, and refuse what does not fit."""
+
+import hashlib
+import io
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from tinygrad_llm.training import TrainConfig, evaluate_run, load_run, pretrain
+from tinygrad_llm.training.metrics import read_metrics
+
+SMALL = {
+    "steps": 12,
+    "batch_size": 2,
+    "context": 16,
+    "vocab_size": 280,
+    "layers": 1,
+    "channels": 8,
+    "heads": 2,
+    "dropout": 0.1,
+    "checkpoint_every": 3,
+    "validate_every": 5,
+    "sample_every": 6,
+    "warmup": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    lines = [f"Line {i} says that {i} times {i} is {i * i}.\n" for i in range(300)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def quiet():
+    return Console(file=io.StringIO(), soft_wrap=True)
+
+
+def train(text, run, resume=False, **changes):
+    return pretrain(TrainConfig(data=str(text), **(SMALL | changes)), run, resume, quiet())
+
+
+def digest(run):
+    return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def reference(text, tmp_path_factory):
+    """A run that was never interrupted."""
+    run = tmp_path_factory.mktemp("runs") / "reference"
+    assert train(text, run) == 0
+    return run
+
+
+def test_a_run_leaves_everything(reference):
+    names = {path.name for path in reference.iterdir()}
+    assert {"config.toml", "tokenizer.json", "model.safetensors", "metrics.jsonl", "loss.png", "sample.txt"} <= names
+    assert sorted(p.name for p in (reference / "checkpoints").iterdir()) == ["step-00000009", "step-00000012"]
+    rows = read_metrics(reference / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
+    assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 12]
+    assert [row["step"] for row in rows if "sample" in row] == [6, 12]
+    model, tokenizer = load_run(reference)
+    assert model.config.vocab_size == tokenizer.vocab_size
+    # this measures all of the held-out text, the last row in the metrics its first 16,384 tokens: here the same
+    (last,) = (row["validation_loss"] for row in rows if "validation_loss" in row and row["step"] == 12)
+    assert evaluate_run(reference, "", quiet())["loss"] == pytest.approx(last, rel=1e-5)
+
+
+def test_the_same_settings_give_the_same_bytes_and_another_seed_others(text, reference, tmp_path):
+    train(text, tmp_path / "same")
+    train(text, tmp_path / "other", seed=1)
+    assert digest(tmp_path / "same") == digest(reference)
+    assert digest(tmp_path / "other") != digest(reference)
+
+
+COMMAND = [sys.executable, "-m", "tinygrad_llm", "train"]
+
+
+def arguments(text, run, **changes):
+    settings = SMALL | changes
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    return [*COMMAND, "--data", str(text), "--out", str(run), "--resume", *flags]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(text, reference, tmp_path):
+    run, moments = tmp_path / "killed", random.Random(0)
+    killed = 0
+    for _ in range(6):
+        process = subprocess.Popen(arguments(text, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            assert process.wait(moments.uniform(0.5, 2.0)) == 0, process.stderr.read()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.communicate()
+    subprocess.run(arguments(text, run), check=True, stdout=subprocess.DEVNULL)
+    assert killed
+    assert digest(run) == digest(reference)
+    steps = [row["step"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row]
+    assert steps == list(range(1, 13))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows delivers Ctrl-C to the whole console")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_an_interrupted_run_finishes_its_step_saves_and_says_how_to_go_on(text, tmp_path, number, status):
+    run = tmp_path / "stopped"
+    command = arguments(text, run, steps=100_000, checkpoint_every=0, validate_every=0, sample_every=0)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for _ in range(300):
+        time.sleep(0.1)
+        assert process.poll() is None
+        if (run / "metrics.jsonl").exists() and len(read_metrics(run / "metrics.jsonl")) > 2:
+            break
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert f"tinygrad-llm train --resume --out {run}" in output
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    last = max(row["step"] for row in read_metrics(run / "metrics.jsonl"))
+    assert checkpoint.name == f"step-{last:08d}"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "state"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(text, reference, tmp_path, damage, capsys):
+    run = tmp_path / "damaged"
+    shutil.copytree(reference, run)
+    folder = run / "checkpoints" / "step-00000012"
+    file = folder / ("state.json" if damage == "state" else "model.safetensors")
+    content = file.read_bytes()
+    if damage == "delete":
+        file.unlink()
+    elif damage == "flip":
+        file.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    else:
+        file.write_bytes(content[: len(content) // 2])
+    assert pretrain(TrainConfig(data=str(text), **SMALL), run, True, Console(soft_wrap=True)) == 0
+    output = capsys.readouterr().out
+    assert "warning: the checkpoint step-00000012 is damaged and was not used" in output
+    assert "continued after step 9" in output
+    assert digest(run) == digest(reference)
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_overwritten(text, reference, tmp_path):
+    run = tmp_path / "damaged"
+    shutil.copytree(reference, run)
+    for file in run.glob("checkpoints/*/optimizer.safetensors"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of its 2 checkpoints can be read"):
+        train(text, run, resume=True)
+    assert digest(run) == digest(reference)
+
+
+def test_a_second_process_in_the_same_folder_is_refused(text, reference):
+    from filelock import FileLock
+
+    with FileLock(reference / ".lock"), pytest.raises(ValueError, match="another process is training"):
+        train(text, reference, resume=True)
+
+
+def test_folders_that_hold_something_are_not_overwritten(text, reference, tmp_path):
+    with pytest.raises(ValueError, match="there is a run already; continue it with --resume"):
+        train(text, reference)
+    with pytest.raises(ValueError, match="other settings: --seed is 0, not 5"):
+        train(text, reference, resume=True, seed=5)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match="not empty and holds no run"):
+        train(text, tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        train(text, tmp_path / "notes.txt")
+
+
+def test_a_tokenizer_that_was_exchanged_is_noticed(text, reference, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(reference, run)
+    train(text, tmp_path / "other", vocab_size=270)
+    shutil.copy(tmp_path / "other" / "tokenizer.json", run / "tokenizer.json")
+    with pytest.raises(ValueError, match="do not belong together"):
+        load_run(run)
+
+
+def test_a_text_of_a_few_lines_is_enough(tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("one\ntwo words\nthree words here\n", encoding="utf-8")
+    assert train(short, tmp_path / "run", vocab_size=2048) == 0
+
+
+def test_runs_that_cannot_be_loaded_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        load_run(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"tokenizer.json and model.safetensors missing"):
+        load_run(tmp_path)
