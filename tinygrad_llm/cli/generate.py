@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.training import load_run
@@ -16,7 +17,7 @@ def generate(
     model: Path,
     *,
     prompt: tuple[str, ...] = ("",),
-    max_tokens: int = 200,
+    max_tokens: Annotated[int, Parameter(validator=Number(gte=0))] = 200,
     seed: int = 0,
     stop: tuple[str, ...] = (),
     cache: bool = True,

@@ -12,6 +12,7 @@ import tomli_w
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.models import GPTConfig
 from tinygrad_llm.optim import Schedule
+from tinygrad_llm.tokenizer.pretokenize import compile_pattern
 
 FORMAT = 1
 """Version of the run folder; one of another version is refused."""
@@ -79,6 +80,14 @@ class TrainConfig:
             raise ValueError(f"--learning-rate {self.learning_rate}: must be positive")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"--validation-share {self.validation_share}: must lie between 0 and 1")
+        if self.vocab_size < 257:
+            raise ValueError(
+                f"--vocab-size {self.vocab_size}: must be at least 257, the bytes and the document separator"
+            )
+        try:
+            compile_pattern(self.pattern)
+        except ValueError as error:
+            raise ValueError(f"--pattern: {error}") from error
         self.model_config(self.vocab_size)  # refuses sizes that do not fit each other
 
     def model_config(self, vocab_size: int) -> GPTConfig:

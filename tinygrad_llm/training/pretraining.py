@@ -21,6 +21,7 @@ from tinygrad_llm import ops, random
 from tinygrad_llm.data import (
     IGNORE,
     Document,
+    Split,
     TextFiles,
     TokenFile,
     bigram_bits_per_byte,
@@ -38,7 +39,7 @@ from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.checkpoints import load_checkpoint
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import Batch, train
-from tinygrad_llm.training.progress import Progress, counting
+from tinygrad_llm.training.progress import Progress, counting, waiting
 from tinygrad_llm.training.signals import StopRequest
 
 MEASURED_DURING, MEASURED_AFTER, COUNTED = 16_384, 262_144, 8_000_000
@@ -114,14 +115,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, pattern: str, console
 
 def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> int:
     """Train in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0)."""
-    config = _open_run(config, run, resume)
+    config = _settings(config, run, resume)
+    files = RunFiles(run)
+    sides = None if files.prepared() else _read(config, console)  # before anything is written: the text may be unusable
+    run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(f"{run}: another process is training in this folder") from None
     with lock, StopRequest() as stop:
-        tokenizer, training, validation = _prepare(config, run, console)
+        if sides is not None:
+            config.save(files.config)
+            _prepare(config, files, sides, console)
+        tokenizer, training, validation = files.load()
         model = GPT(config.model_config(tokenizer.vocab_size), config.seed)
         optimizer = make_optimizer(config, model)
         about = {"tokenizer": tokenizer.digest}
@@ -141,16 +148,33 @@ def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> 
     return 0
 
 
-def _open_run(config: TrainConfig, run: Path, resume: bool) -> TrainConfig:
-    """Make the run folder, or take up the one that is there; return the settings that hold."""
-    file = run / "config.toml"
+class RunFiles:
+    """The files of a run folder that exist before training begins."""
+
+    def __init__(self, run: Path) -> None:
+        self.config, self.tokenizer = run / "config.toml", run / "tokenizer.json"
+        self.training, self.validation = run / "training.tokens", run / "validation.tokens"
+
+    def prepared(self) -> bool:
+        """Whether all of them are there, and the tokens are those of the tokenizer."""
+        if not all(path.exists() for path in vars(self).values()):
+            return False
+        tokenizer, training, validation = self.load()
+        return {training.tokenizer_digest, validation.tokenizer_digest} == {tokenizer.digest}
+
+    def load(self) -> tuple[Tokenizer, TokenFile, TokenFile]:
+        """The tokenizer, and the tokens to train on and to measure with."""
+        return Tokenizer.load(self.tokenizer), TokenFile(self.training), TokenFile(self.validation)
+
+
+def _settings(config: TrainConfig, run: Path, resume: bool) -> TrainConfig:
+    """The settings that hold: those asked for, or those of the run that is taken up."""
+    file = RunFiles(run).config
     if run.is_file():
         raise ValueError(f"{run}: is a file; --out needs a folder")
     if not file.exists():
         if run.is_dir() and any(path.name != ".lock" for path in run.iterdir()):
             raise ValueError(f"{run}: a folder that is not empty and holds no run; choose another --out")
-        run.mkdir(parents=True, exist_ok=True)
-        config.save(file)
         return config
     if not resume:
         raise ValueError(f"{run}: there is a run already; continue it with --resume, or choose another --out")
@@ -160,31 +184,26 @@ def _open_run(config: TrainConfig, run: Path, resume: bool) -> TrainConfig:
     return saved
 
 
-def _prepare(config: TrainConfig, run: Path, console: Console) -> tuple[Tokenizer, TokenFile, TokenFile]:
-    """The tokenizer and the two token files: from the run folder as far as they are there, else made."""
-    files = run / "tokenizer.json", run / "training.tokens", run / "validation.tokens"
-    if all(path.exists() for path in files):
-        tokenizer, training, validation = Tokenizer.load(files[0]), TokenFile(files[1]), TokenFile(files[2])
-        if {training.tokenizer_digest, validation.tokenizer_digest} == {tokenizer.digest}:
-            return tokenizer, training, validation
-    with console.status("reading the text") if console.is_terminal else contextlib.nullcontext():
-        documents = read_corpus(config.data)
-        sides = split(documents, config.seed, config.validation_share)
+def _read(config: TrainConfig, console: Console) -> Split:
+    """The text, divided; it is read again at each use, so it need not fit in memory."""
+    with waiting(console, "reading the text"):
+        return split(read_corpus(config.data), config.seed, config.validation_share)
+
+
+def _prepare(config: TrainConfig, files: RunFiles, sides: Split, console: Console) -> None:
+    """Train the tokenizer and write the two token files."""
     console.print(f"text        {config.data or 'the documentation that comes with Python'}")
     tokenizer = train_tokenizer((d.text for d in sides.training), config.vocab_size, config.pattern, console)
-    tokenizer.save(files[0])
-    written = []
-    for path, side in zip(files[1:], sides, strict=True):
-        with counting(console, f"encoding the {path.stem} text") as progress:
-            written.append(write_tokens(side, tokenizer, path, lambda done: progress(done, None)))
-    training, validation = written
+    tokenizer.save(files.tokenizer)
+    with counting(console, "encoding the text") as progress:
+        training = write_tokens(sides.training, tokenizer, files.training, lambda done: progress(done, None))
+        validation = write_tokens(sides.validation, tokenizer, files.validation, lambda done: progress(done, None))
     rate = (training.n_bytes + validation.n_bytes) / (len(training) + len(validation))
     console.print(f"tokenizer   {tokenizer.vocab_size:,} tokens, {rate:.2f} bytes per token")
     console.print(
         f"split       {len(training):,} tokens to train on, {len(validation):,} held out "
         f"({training.n_bytes / 1e6:.2f} and {validation.n_bytes / 1e6:.2f} MB)"
     )
-    return tokenizer, training, validation
 
 
 def make_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
@@ -215,7 +234,7 @@ def _report(
     console: Console,
 ) -> None:
     """Bits per byte beside the simple methods', a sample, and where everything is."""
-    with console.status("measuring the held-out text") if console.is_terminal else contextlib.nullcontext():
+    with waiting(console, "measuring the held-out text"):
         measured = measure(model, tokenizer, validation, config.batch_size, MEASURED_AFTER)
         compared = compare(tokenizer, training, np.asarray(validation.ids[: measured["tokens"] + 1]))
     console.print(f"held out    {measured['loss']:.3f} nats per token, {measured['bits_per_byte']:.3f} bits per byte")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
 from rich.console import Console
@@ -69,3 +69,8 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int | None]
     task = bar.add_task(what, total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def waiting(console: Console, what: str) -> AbstractContextManager[object]:
+    """A sign of life in a terminal, for work whose length is not known."""
+    return console.status(what) if console.is_terminal else nullcontext()

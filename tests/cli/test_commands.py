@@ -1,0 +1,234 @@
+"""The commands as a user gives them: results, exit statuses, and one clear line for each mistake."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+
+import tinygrad_llm.training.checkpoints as checkpoints
+from tinygrad_llm.cli.main import main
+
+SMALL = (
+    *("--steps=6", "--batch-size=2", "--context=16", "--vocab-size=280"),
+    *("--layers=1", "--channels=8", "--heads=2", "--warmup=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"def f{i}(x):\n    return x * {i}\n\n" for i in range(200)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--data", str(text), "--out", str(folder), *SMALL]) == 0
+    return folder
+
+
+def call(capsys, *arguments):
+    """(status, standard output, standard error)"""
+    status = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_training_reports_what_it_did(text, tmp_path, capsys):
+    status, output, _ = call(capsys, "train", "--data", text, "--out", tmp_path / "run", *SMALL)
+    assert status == 0
+    for line in ("tokenizer   280 tokens", "held out ", "gzip -9", "a bigram model", "sample", "wrote ", "next "):
+        assert line in output
+
+
+def test_runs_without_a_name_are_numbered(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "run-2"):
+        assert call(capsys, "train", "--data", text, *SMALL)[0] == 0
+        assert (tmp_path / name / "model.safetensors").is_file()
+
+
+def test_generate_is_the_same_twice_and_without_the_cache(run, capsys):
+    arguments = ["generate", run, "--prompt", "def ", "--max-tokens", "40", "--seed", "1"]
+    _, first, _ = call(capsys, *arguments)
+    assert first.startswith("def ")
+    assert len(first) > len("def \n")
+    assert call(capsys, *arguments)[1] == first
+    assert call(capsys, *arguments, "--no-cache")[1] == first
+    assert call(capsys, *arguments[:-1], "2")[1] != first
+
+
+def test_generate_takes_several_prompts_and_stops(run, capsys):
+    _, output, _ = call(capsys, "generate", run, "--prompt", "def ", "--prompt", "return", "--max-tokens", "5")
+    assert "--- 0 ---\ndef " in output
+    assert "--- 1 ---\nreturn" in output
+    every = [f"--stop={c}" for c in map(chr, range(1, 128)) if c not in "\x1b"]
+    assert call(capsys, "generate", run, "--prompt", "def", "--temperature", "0", *every)[0] == 0
+
+
+def test_eval_measures_the_held_out_text_or_another(run, text, capsys):
+    status, output, _ = call(capsys, "eval", run)
+    assert status == 0
+    held_out = dict(line.split() for line in output.replace(",", "").splitlines())
+    assert held_out.keys() == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
+    other = dict(line.split() for line in call(capsys, "eval", run, "--data", text)[1].replace(",", "").splitlines())
+    assert int(other["bytes"]) == len(text.read_bytes())
+
+
+def test_tokenizer_commands(text, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "t.json"
+    assert call(capsys, "tokenizer", "train", "--data", text, "--vocab-size", "270", "--out", file)[0] == 0
+    _, ids, _ = call(capsys, "tokenizer", "encode", file, "def f(x): é")
+    _, back, _ = call(capsys, "tokenizer", "decode", file, *ids.split())
+    assert back == "def f(x): é\n"
+    _, shown, _ = call(capsys, "tokenizer", "show", file, "def é")
+    assert "".join(line.split("  ")[-1][2:-1] for line in shown.splitlines()[1:-1]) == "def \\xc3\\xa9"
+    assert shown.splitlines()[-1].endswith("bytes per token")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ids.encode())))
+    assert call(capsys, "tokenizer", "decode", file)[1] == "def f(x): é\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("def f(x): é".encode())))
+    assert call(capsys, "tokenizer", "encode", file)[1] == ids
+
+
+def test_help_of_each_command_ends_with_an_example(capsys):
+    for command in (
+        ["train"],
+        ["generate"],
+        ["eval"],
+        *(["tokenizer", c] for c in ("train", "encode", "decode", "show")),
+    ):
+        assert f"Example: tinygrad-llm {' '.join(command)}" in call(capsys, *command, "--help")[1].replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], 'Unknown command "trian". Did you mean "train"'),
+        (["train", "--step", "5"], "Unknown option: --step"),
+        (["train", "--steps", "many"], 'unable to convert "many" into int'),
+        (["train", "--steps", "0"], "--steps 0: must be at least 1"),
+        (["train", "--heads", "5"], "not a multiple of heads=5"),
+        (["train", "--schedule", "sine"], "sine"),
+        (["train", "--vocab-size", "10"], "--vocab-size 10"),
+        (["train", "--pattern", "(("], "--pattern"),
+        (["generate"], "model"),
+        (["generate", "run", "--temperature", "-1"], "--temperature -1"),
+        (["generate", "run", "--max-tokens", "-1"], "--max-tokens"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status, output, error = call(capsys, *arguments)
+    assert (status, output) == (2, "")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+def failing_inputs(folder):
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "blank.txt").write_text(" \n\n", encoding="utf-8")
+    (folder / "binary").write_bytes(b"\x89PNG\r\n\x00\x01" * 50)
+    (folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 50)
+    (folder / "hollow").mkdir()
+    return {
+        "missing.txt": "no such",
+        "empty.txt": "empty",
+        "blank.txt": "",
+        "binary": "binary",
+        "latin.txt": "UTF-8",
+        "hollow": "no text",
+    }
+
+
+def test_texts_that_cannot_be_used_are_one_line_and_status_1(tmp_path, capsys):
+    for name, message in failing_inputs(tmp_path).items():
+        status, _, error = call(capsys, "train", "--data", tmp_path / name, "--out", tmp_path / "run", *SMALL)
+        assert status == 1, name
+        assert message in error, error
+        assert error.count("\n") == 1
+        assert name in error or name == "blank.txt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "nowhere"], "nowhere: no such folder"),
+        (["generate", "."], "tokenizer.json and model.safetensors missing"),
+        (["eval", "nowhere"], "nowhere: no such folder"),
+        (["tokenizer", "encode", "nowhere.json", "a"], "nowhere.json"),
+        (["tokenizer", "decode", "{run}", "99999"], "id 99999 is not in this vocabulary"),
+        (["generate", "{run}", "--prompt", "x y z " * 40], "the model's context is 16"),
+        (["train", "--out", "{run}"], "there is a run already"),
+        (["train", "--out", "{run}", "--resume", "--seed", "9"], "--seed is 0, not 9"),
+    ],
+)
+def test_failures_are_one_line_and_status_1(arguments, message, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = call(capsys, *(a.replace("{run}", str(run)) for a in arguments))
+    assert status == 1
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_of_another_version_is_refused(run, text, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = copy / "config.toml"
+    config.write_text(config.read_text(encoding="utf-8").replace("format = 1", "format = 7"), encoding="utf-8")
+    status, _, error = call(capsys, "train", "--out", copy, "--resume")
+    assert status == 1
+    assert "a run of format 7" in error
+
+
+def test_a_full_disk_loses_nothing_and_says_so(text, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    arguments = ["train", "--data", str(text), "--out", str(folder), *SMALL, "--checkpoint-every", "2"]
+    real = checkpoints.save_arrays
+
+    def full(path, arrays, about):
+        if "step-00000004" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, arrays, about)
+
+    monkeypatch.setattr(checkpoints, "save_arrays", full)
+    status, _, error = call(capsys, *arguments)
+    assert status == 1
+    assert "No space left on device" in error
+    assert "optimizer.safetensors" in error
+    monkeypatch.setattr(checkpoints, "save_arrays", real)
+    status, output, _ = call(capsys, *arguments, "--resume")
+    assert status == 0
+    assert "continued after step 2" in output
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may write everywhere")
+def test_a_read_only_folder_is_refused(text, tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    status, _, error = call(capsys, "train", "--data", text, "--out", tmp_path / "run", *SMALL)
+    tmp_path.chmod(0o700)
+    assert status == 1
+    assert "Permission denied" in error
+
+
+def test_a_reader_that_goes_away_is_no_traceback(run):
+    command = [sys.executable, "-m", "tinygrad_llm", "generate", str(run), "--max-tokens", "400"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    process.stderr.close()
+    process.wait()
+    assert "Traceback" not in error
+
+
+def test_importing_is_light():
+    heavy = ["numba", "matplotlib", "rich", "regex", "cyclopts"]
+    code = f"import sys, tinygrad_llm; print([m for m in {heavy} if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
