@@ -160,13 +160,15 @@ def test_gradients_own_their_memory(name, number, backend, seed):
 
 def layouts(x, rng):
     """The same values in other memory layouts."""
-    spread = np.zeros((*x.shape[:-1], 2 * x.shape[-1]) if x.ndim else (2,), x.dtype)
-    spread[..., ::2] = x if x.ndim else x[None]
-    yield spread[..., ::2].reshape(x.shape) if not x.ndim else spread[..., ::2]
+    if not x.ndim:
+        yield x.copy()
+        return
+    spread = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    spread[..., ::2] = x
+    yield spread[..., ::2]
     yield np.asfortranarray(x)
-    yield x[..., ::-1].copy()[..., ::-1] if x.ndim else x
-    if x.ndim > 1:
-        yield x.swapaxes(0, -1).copy().swapaxes(0, -1)
+    yield x[..., ::-1].copy()[..., ::-1]
+    yield x.swapaxes(0, -1).copy().swapaxes(0, -1)
 
 
 @each_sample

@@ -49,8 +49,9 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, text, message):
     assert message in str(caught.value)
 
 
-def test_differences_count_only_what_was_asked_for():
+def test_a_resumed_run_may_become_longer_but_not_another():
     saved = TrainConfig(steps=50, seed=3)
-    assert saved.differences(TrainConfig()) == ""
-    assert saved.differences(TrainConfig(steps=50)) == ""
-    assert saved.differences(TrainConfig(steps=60, seed=3)) == "--steps is 50, not 60"
+    assert saved.resumed_with(TrainConfig()) == saved
+    assert saved.resumed_with(TrainConfig(steps=60, seed=3)) == TrainConfig(steps=60, seed=3)
+    with pytest.raises(ValueError, match=r"other settings: --data is , not a.txt, --seed is 3, not 4; leave"):
+        saved.resumed_with(TrainConfig(seed=4, data="a.txt"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,6 +16,9 @@ from tinygrad_llm.tokenizer.pretokenize import compile_pattern
 
 FORMAT = 1
 """Version of the run folder; one of another version is refused."""
+
+MAY_CHANGE = ("steps", "validate_every", "sample_every", "checkpoint_every")
+"""What may be set anew when a run is resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +104,16 @@ class TrainConfig:
             dropout=self.dropout,
         )
 
-    def differences(self, asked: TrainConfig) -> str:
-        """The settings that `asked` sets (to something else than their default) differently from this run's."""
+    def resumed_with(self, asked: TrainConfig) -> Self:
+        """These settings, with what `asked` sets to something else than its default.
+
+        Only how long and how often may change on the way; anything else is a ValueError.
+        """
         names = [f.name for f in fields(self) if getattr(asked, f.name) not in (f.default, getattr(self, f.name))]
-        return ", ".join(f"{_flag(name)} is {getattr(self, name)}, not {getattr(asked, name)}" for name in names)
+        if fixed := [name for name in names if name not in MAY_CHANGE]:
+            listed = ", ".join(f"{_flag(name)} is {getattr(self, name)}, not {getattr(asked, name)}" for name in fixed)
+            raise ValueError(f"the run to resume has other settings: {listed}; leave these options out")
+        return replace(self, **{name: getattr(asked, name) for name in names})
 
     def save(self, path: Path) -> None:
         """Write as TOML."""

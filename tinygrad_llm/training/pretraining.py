@@ -7,6 +7,7 @@ a run that was stopped at any moment goes on from where it was.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import tempfile
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from tinygrad_llm.data import (
     split,
     write_tokens,
 )
+from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.models import GPT
 from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
@@ -125,8 +127,8 @@ def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> 
     except Timeout:
         raise ValueError(f"{run}: another process is training in this folder") from None
     with lock, StopRequest() as stop:
+        config.save(files.config)
         if sides is not None:
-            config.save(files.config)
             _prepare(config, files, sides, console)
         tokenizer, training, validation = files.load()
         model = GPT(config.model_config(tokenizer.vocab_size), config.seed)
@@ -179,9 +181,10 @@ def _settings(config: TrainConfig, run: Path, resume: bool) -> TrainConfig:
     if not resume:
         raise ValueError(f"{run}: there is a run already; continue it with --resume, or choose another --out")
     saved = TrainConfig.load(file)
-    if differing := saved.differences(config):
-        raise ValueError(f"{run}: the run to resume has other settings: {differing}; leave these options out")
-    return saved
+    try:
+        return saved.resumed_with(config)
+    except ValueError as error:
+        raise ValueError(f"{run}: {error}") from error
 
 
 def _read(config: TrainConfig, console: Console) -> Split:
@@ -237,6 +240,8 @@ def _report(
     with waiting(console, "measuring the held-out text"):
         measured = measure(model, tokenizer, validation, config.batch_size, MEASURED_AFTER)
         compared = compare(tokenizer, training, np.asarray(validation.ids[: measured["tokens"] + 1]))
+    report = {"model": measured, "bits_per_byte_of": compared}
+    atomic_write(run / "report.json", json.dumps(report, indent=2).encode())
     console.print(f"held out    {measured['loss']:.3f} nats per token, {measured['bits_per_byte']:.3f} bits per byte")
     for name, value in compared.items():
         console.print(f"            {value:.3f} bits per byte: {name}")
