@@ -71,7 +71,14 @@ def test_scatter_rows_agrees_with_adding_one_at_a_time(rng):
     for n, v in enumerate(ids):
         expected[v] += updates[n]
     np.testing.assert_allclose(scatter_rows(ids, updates, 8), expected, rtol=1e-13)
-    np.testing.assert_array_equal(scatter_rows(ids, updates, 8), scatter_rows(ids, updates, 8))
+
+
+def test_scatter_rows_adds_equal_ids_in_the_order_in_which_they_came(rng):
+    # the last bits of a sum depend on its order, so they show it: each row is the sum of its own updates, as they stand
+    ids, updates = rng.integers(0, 3, 300), rng.standard_normal((300, 4)).astype(np.float32)
+    total = scatter_rows(ids, updates, 3)
+    for v in range(3):
+        np.testing.assert_array_equal(total[v], np.add.reduceat(updates[ids == v], [0])[0])
 
 
 INDICES = [
@@ -118,6 +125,15 @@ def test_getitem_takes_tensors_as_indices(rng):
     np.testing.assert_array_equal(x[rows].data, x.data[[0, 2]])
     np.testing.assert_array_equal(x[rows, columns].data, x.data[[0, 2], [1, 1]])
     np.testing.assert_array_equal(x[tg.Tensor(x.data > 0)].data, x.data[x.data > 0])
+
+
+def test_an_index_may_not_change_before_the_gradient_is_known():
+    x, rows = leaf(np.ones((3, 4))), tg.Tensor(np.array([0, 2]))
+    y = x[rows, 1:]
+    with pytest.raises(ValueError, match="read-only"):
+        rows.data[0] = 1
+    y.backward(np.ones(y.shape))
+    rows.data[0] = 1
 
 
 def test_getitem_of_an_empty_axis():

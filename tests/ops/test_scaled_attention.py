@@ -8,6 +8,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.ops import attention
+from tinygrad_llm.ops.scaled_attention import causal_bias
 
 
 @pytest.fixture
@@ -72,6 +73,15 @@ def test_decoding_one_token_at_a_time_is_the_same(rng):
     for t in range(5):
         step = attention(q[:, :, t : t + 1], k[:, :, : t + 1], v[:, :, : t + 1], causal=True).data
         np.testing.assert_allclose(step, whole[:, :, t : t + 1], rtol=1e-13, atol=1e-14)
+
+
+def test_the_causal_bias_is_shared_so_nobody_may_write_to_it():
+    bias = causal_bias(2, 3, np.dtype(np.float32))
+    assert bias is causal_bias(2, 3, np.dtype(np.float32))
+    assert bias.dtype == np.float32
+    np.testing.assert_array_equal(bias, [[0, 0, -np.inf], [0, 0, 0]])
+    with pytest.raises(ValueError, match="read-only"):
+        bias[0, 2] = 0
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -68,7 +68,7 @@ def linear(x, weight, bias=None):
         def dbias():
             return sum_rows(dy)
 
-        return (dx, dweight) if bias is None else (dx, dweight, dbias)
+        return dx, dweight, dbias
 
     return y.reshape(*x.shape[:-1], features), vjp
 
