@@ -16,7 +16,7 @@ from tinygrad_llm.tensor import Tensor
 def scatter_rows(ids, updates, count):
     """(count, ...) zeros to which ``updates[n]`` is added in row ``ids[n]``: repeated ids are summed.
 
-    Sorting brings equal ids together, and each run of them is one segment of a `reduceat`. The sort is stable: the order
+    Sorting brings equal ids together, and each run is one segment of a `reduceat`. The sort is stable: the order
     in which a row's updates are added, and so the last bits of their sum, do not depend on how this machine sorts.
     About twice as fast as np.add.at.
     """
