@@ -187,7 +187,7 @@ class Operation:
         if message.startswith(f"{self.name}:"):
             return error
         shapes = [a.shape for a in arrays if isinstance(a, np.ndarray)]
-        if "broadcast" in message:
+        if message.startswith("operands could not be broadcast"):
             message = explain_broadcast(shapes)
         return type(error)(f"{self.name}: {' and '.join(map(str, shapes))}: {message}")
 

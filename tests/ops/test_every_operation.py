@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import tinygrad_llm as tg
 from tinygrad_llm.checking import derivation_steps
-from tinygrad_llm.tape import sweep, unbroadcast
+from tinygrad_llm.tape import saved_arrays, sweep, unbroadcast
 
 OPERATIONS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 SAMPLES = [
@@ -136,6 +136,34 @@ def test_writes_to_nothing_it_was_given(name, number, backend, seed):
             np.testing.assert_array_equal(x, old)
     for now, old in zip((*flat(dy), *flat(value)), (*dy_before, *value_before), strict=True):
         np.testing.assert_array_equal(now, old)
+
+
+SAVED = {"cross_entropy": {"logits"}, "layer_norm": {"gain"}, "rms_norm": {"gain"}, "log": {"x"}, "abs": {"x"}} | {
+    "attention": {"k", "v"},
+    "clip": {"x"},
+    "div": {"y"},
+    "einsum": {"xs"},
+    "embedding": {"ids"},
+    "gelu": {"x"},
+    "getitem": {"index"},
+    "linear": {"x", "weight"},
+    "matmul": {"x", "y"},
+    "max": {"x"},
+    "mul": {"x", "y"},
+    "power": {"x", "y"},
+    "where": {"condition"},
+}
+"""The inputs that a vjp may keep alive until backward; none for the operations that are not named."""
+
+
+@each_sample
+def test_keeps_no_input_that_it_does_not_need(name, number, backend):
+    operation, inputs, options, _ = draw(name, number, 0)
+    _, vjp = operation.compute(*inputs, **options)
+    saved = saved_arrays(vjp)
+    for position, x in enumerate(inputs):
+        if isinstance(x, np.ndarray) and any(np.may_share_memory(x, array) for array in saved):
+            assert operation.parameters[min(position, len(operation.parameters) - 1)] in SAVED.get(name, ())
 
 
 @each_sample

@@ -46,13 +46,13 @@ def embedding(weight, ids):
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"embedding: ids must be whole numbers, not {ids.dtype}")
-    size = weight.shape[0]
+    size, *row = weight.shape
     for extreme in (ids.min(), ids.max()) if ids.size else ():
         if not 0 <= extreme < size:
             raise IndexError(f"embedding: id {extreme} is outside the vocabulary of V={size} (ids 0 to {size - 1})")
 
     def vjp(dy):
-        return lambda: scatter_rows(ids.ravel(), dy.reshape(ids.size, *weight.shape[1:]), size)
+        return lambda: scatter_rows(ids.ravel(), dy.reshape(ids.size, *row), size)
 
     return np.take(weight, ids, axis=0), vjp
 
@@ -114,12 +114,13 @@ def getitem(x, index):
     scatter.
     """
     index = plain_index(index)
+    shape = x.shape
 
     def vjp(dy):
         if isinstance(index, np.ndarray) and index.dtype.kind in "iu":
-            count, row = x.shape[0], x.shape[1:]
+            count, *row = shape
             return scatter_rows(index.ravel() % count, dy.reshape(index.size, *row), count)  # -1 is count - 1
-        dx = np.zeros(x.shape, dy.dtype)
+        dx = np.zeros(shape, dy.dtype)
         if reads_once(index):
             dx[index] = dy
         else:

@@ -139,9 +139,10 @@ def matmul(x, y):
     single = ym.ndim == 2
     zm = (rows(xm) @ ym).reshape(*xm.shape[:-1], ym.shape[1]) if single else xm @ ym
     z = zm if x.ndim > 1 else zm[..., 0, :]
+    shape = zm.shape
 
     def vjp(dy):
-        dz = dy.reshape(zm.shape)
+        dz = dy.reshape(shape)
 
         def gx():
             return (rows(dz) @ ym.T).reshape(xm.shape) if single else dz @ ym.swapaxes(-1, -2)

@@ -83,7 +83,7 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
     et al. 2022, arXiv:2205.14135, appendix B.2.
     """
     check_shapes(q, k, v)
-    batch, heads, queries, width = q.shape
+    shape = batch, heads, queries, width = q.shape
     kv_heads, keys = k.shape[1:3]
     if scale is None:
         scale = 1 / math.sqrt(max(width, 1))
@@ -106,7 +106,7 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
         ds *= p
 
         def dq():
-            return (ds @ k).reshape(q.shape) * scale
+            return (ds @ k).reshape(shape) * scale
 
         def dk():
             return ds.swapaxes(-1, -2) @ qs
