@@ -1,0 +1,124 @@
+"""The examples: each runs as its user runs it, and reaches the loss that its docstring claims."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# How far the loss may be from the claim. The texts differ a little from one Python version to the next, and hundreds of
+# steps amplify the last digit of a BLAS; a gradient that is wrong misses by more, or never arrives.
+TOLERANCE = {
+    "1_derivative_by_hand": 5e-5,
+    "2_xor": 5e-4,
+    "3_bigram": 0.02,
+    "4_character_gpt": 0.08,
+    "5_gpt_in_one_file": 0.08,
+}
+
+
+def docstring(path):
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def number(pattern, text):
+    """The one number that stands in `text` after `pattern`."""
+    found = re.findall(pattern + r" (\d+\.\d+)", text)
+    assert len(found) == 1, f"{pattern!r} stands {len(found)} times, not once, in:\n{text}"
+    return float(found[0])
+
+
+@cache
+def output(name, folder):
+    """What the example prints; run once, in an empty folder that it must leave empty."""
+    environment = os.environ | {
+        "OPENBLAS_NUM_THREADS": "1",  # several examples at once must not fight over the cores
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONWARNINGS": "error",
+    }
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    run = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=500
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert list(Path(folder).iterdir()) == []
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    return lambda name: output(name, folder)
+
+
+def test_the_learning_path_is_complete():
+    assert [path.stem for path in EXAMPLES] == list(TOLERANCE)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_its_time(path):
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= (200 if path.stem == "5_gpt_in_one_file" else 150)
+    assert re.search(r"(About|Under) \d+ s ", docstring(path))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_final_loss_is_the_one_claimed(path, printed):
+    claimed = number("final loss", docstring(path))
+    assert number("final loss", printed(path.stem)) == pytest.approx(claimed, abs=TOLERANCE[path.stem])
+
+
+def test_derivatives_by_hand_pass_gradcheck(printed):
+    text = printed("1_derivative_by_hand")
+    assert re.findall(r"gradcheck of .*: (\w+)", text) == ["passed"] * 3
+    assert re.search(r"dw +-0\.375000 +-0\.375000 +-0\.375000\n", text)
+    assert re.search(r"da +60\.000000 +60\.000000 +60\.000000\n", text)
+    assert "by hand [ 0.125 -0.75   0.625]\n  tape    [ 0.125 -0.75   0.625]" in text
+
+
+def test_the_network_answers_xor(printed):
+    rows = re.findall(r"^ ([01])  ([01])     ([01])      (\d\.\d+)$", printed("2_xor"), re.MULTILINE)
+    assert [(int(a), int(b)) for a, b, _, _ in rows] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for a, b, target, answer in rows:
+        assert int(target) == int(a) ^ int(b)
+        assert float(answer) == pytest.approx(int(target), abs=0.01)
+
+
+def test_learning_reaches_the_counted_bigram(printed):
+    text = printed("3_bigram")
+    counted, learned = number("counted loss", text), number("final loss", text)
+    assert counted <= learned <= counted + 2e-4
+
+
+def test_the_gpt_beats_the_bigram_on_held_out_text(printed):
+    text = printed("4_character_gpt")
+    assert number("final loss", text) < number("bigram model", text) - 0.4
+
+
+def test_the_gpt_in_one_file_needs_tensor_and_ops_alone():
+    tree = ast.parse((ROOT / "examples" / "5_gpt_in_one_file.py").read_text(encoding="utf-8"))
+    imported = {
+        f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    ours = {name for name in imported if name.startswith("tinygrad_llm")}
+    assert ours == {"tinygrad_llm.Tensor", "tinygrad_llm.no_grad", "tinygrad_llm.ops"}
+    assert imported - ours == {"re", "time", "numpy", "pydoc_data.topics.topics"}
+
+
+def test_the_gpt_in_one_file_invents_words(printed):
+    text = printed("5_gpt_in_one_file")
+    invented = re.search(r"invented:  (.*)", text)[1].split("  ")
+    assert len(invented) == 20
+    assert len(set(invented)) > 10
+    assert number("training loss", text) < number("final loss", text)
