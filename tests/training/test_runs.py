@@ -199,3 +199,20 @@ def test_runs_that_cannot_be_loaded_are_named(tmp_path):
         load_run(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"tokenizer.json and model.safetensors missing"):
         load_run(tmp_path)
+
+
+def test_leftovers_of_a_kill_are_cleared_and_lost_token_files_made_again(text, reference, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(reference, run)
+    (run / ".config.toml.123.tmp").write_bytes(b"half")
+    (run / "training.tokens").write_bytes((run / "training.tokens").read_bytes()[:-10])
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    assert train(text, run, resume=True) == 0
+    assert digest(run) == digest(reference)
+    assert not list(run.glob(".*.tmp"))
+    (run / "validation.tokens").unlink()
+    assert train(text, run, resume=True) == 0
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    (fresh / ".config.toml.123.tmp").write_bytes(b"half")
+    assert train(text, fresh) == 0

@@ -127,6 +127,8 @@ def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> 
     except Timeout:
         raise ValueError(f"{run}: another process is training in this folder") from None
     with lock, StopRequest() as stop:
+        for leftover in run.glob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
         config.save(files.config)
         if sides is not None:
             _prepare(config, files, sides, console)
@@ -158,10 +160,13 @@ class RunFiles:
         self.training, self.validation = run / "training.tokens", run / "validation.tokens"
 
     def prepared(self) -> bool:
-        """Whether all of them are there, and the tokens are those of the tokenizer."""
+        """Whether all of them are there and whole, and the tokens are those of the tokenizer."""
         if not all(path.exists() for path in vars(self).values()):
             return False
-        tokenizer, training, validation = self.load()
+        try:
+            tokenizer, training, validation = self.load()
+        except ValueError:  # one was cut short: they are made again
+            return False
         return {training.tokenizer_digest, validation.tokenizer_digest} == {tokenizer.digest}
 
     def load(self) -> tuple[Tokenizer, TokenFile, TokenFile]:
@@ -175,7 +180,7 @@ def _settings(config: TrainConfig, run: Path, resume: bool) -> TrainConfig:
     if run.is_file():
         raise ValueError(f"{run}: is a file; --out needs a folder")
     if not file.exists():
-        if run.is_dir() and any(path.name != ".lock" for path in run.iterdir()):
+        if run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir()):
             raise ValueError(f"{run}: a folder that is not empty and holds no run; choose another --out")
         return config
     if not resume:
@@ -194,10 +199,12 @@ def _read(config: TrainConfig, console: Console) -> Split:
 
 
 def _prepare(config: TrainConfig, files: RunFiles, sides: Split, console: Console) -> None:
-    """Train the tokenizer and write the two token files."""
+    """Train the tokenizer, unless there is one already, and write the two token files."""
     console.print(f"text        {config.data or 'the documentation that comes with Python'}")
-    tokenizer = train_tokenizer((d.text for d in sides.training), config.vocab_size, config.pattern, console)
-    tokenizer.save(files.tokenizer)
+    if not files.tokenizer.exists():
+        texts = (document.text for document in sides.training)
+        train_tokenizer(texts, config.vocab_size, config.pattern, console).save(files.tokenizer)
+    tokenizer = Tokenizer.load(files.tokenizer)
     with counting(console, "encoding the text") as progress:
         training = write_tokens(sides.training, tokenizer, files.training, lambda done: progress(done, None))
         validation = write_tokens(sides.validation, tokenizer, files.validation, lambda done: progress(done, None))
