@@ -88,15 +88,17 @@ def softmax_cross_entropy():
 # ---- 3. A diamond: one value, two ways to the result
 
 
-def diamond(a):
+def diamond(x):
+    a = x + 1
     left = a * a
     right = 5 * a
     return left * right
 
 
 def used_twice():
-    print("3. A diamond: left = a a,  right = 5 a,  y = left right")
-    a = 2.0
+    print("3. A diamond: a = x + 1,  left = a a,  right = 5 a,  y = left right")
+    x = 1.0
+    a = x + 1  # 2
     left, right = a * a, 5 * a  # 4, 10
     # Move a by a small e. left moves by 2a e = 4e, and so y by 4e right = 40e. right moves by 5e, and so y by 5e left =
     # 20e. Both happen at once, so y moves by 60e (and by terms in e^2, which do not count). That is why contributions
@@ -104,8 +106,10 @@ def used_twice():
     dleft, dright = right, left  # y = left right
     through_left = dleft * a + dleft * a  # 40; a small diamond of its own: both factors of a a are a
     through_right = dright * 5  # 20
+    da = through_left + through_right
+    dx = da  # a = x + 1
     print(f"  da = {through_left:.0f} (through left) + {through_right:.0f} (through right)")
-    compare(diamond, {"a": through_left + through_right}, a=a)
+    compare(diamond, {"x": dx}, x=x)
 
 
 def main():

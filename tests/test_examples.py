@@ -13,13 +13,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # How far the loss may be from the claim. The texts differ a little from one Python version to the next, and hundreds of
-# steps amplify the last digit of a BLAS; a gradient that is wrong misses by more, or never arrives.
+# steps amplify the last digit of a BLAS. Measured on the fifth: another seed 0.006, a softmax whose vjp lacks its sum
+# 0.053, a tape that forgets one of two contributions 0.056.
 TOLERANCE = {
     "1_derivative_by_hand": 5e-5,
     "2_xor": 5e-4,
     "3_bigram": 0.02,
-    "4_character_gpt": 0.08,
-    "5_gpt_in_one_file": 0.08,
+    "4_character_gpt": 0.05,
+    "5_gpt_in_one_file": 0.03,
 }
 
 
@@ -80,7 +81,7 @@ def test_derivatives_by_hand_pass_gradcheck(printed):
     text = printed("1_derivative_by_hand")
     assert re.findall(r"gradcheck of .*: (\w+)", text) == ["passed"] * 3
     assert re.search(r"dw +-0\.375000 +-0\.375000 +-0\.375000\n", text)
-    assert re.search(r"da +60\.000000 +60\.000000 +60\.000000\n", text)
+    assert re.search(r"dx +60\.000000 +60\.000000 +60\.000000\n", text)
     assert "by hand [ 0.125 -0.75   0.625]\n  tape    [ 0.125 -0.75   0.625]" in text
 
 
@@ -100,7 +101,7 @@ def test_learning_reaches_the_counted_bigram(printed):
 
 def test_the_gpt_beats_the_bigram_on_held_out_text(printed):
     text = printed("4_character_gpt")
-    assert number("final loss", text) < number("bigram model", text) - 0.4
+    assert number("held-out loss", text) < number("bigram model", text) - 0.4
 
 
 def test_the_gpt_in_one_file_needs_tensor_and_ops_alone():
