@@ -72,7 +72,7 @@ def _(x, dy, axis=-1, keepdims=False):
 
 
 @logsumexp.sample
-def _(rng, shape=(2, 3)):
+def _(rng, shape=(2, 3, 2)):
     return (normal(rng, shape),), {"axis": one_axis(rng, shape), "keepdims": bool(rng.integers(2))}
 
 
@@ -119,7 +119,7 @@ def _(x, dy, axis=-1):
 
 
 @softmax.sample
-def _(rng, shape=(2, 3)):
+def _(rng, shape=(2, 3, 2)):
     return (normal(rng, shape),), {"axis": one_axis(rng, shape)}
 
 
@@ -166,5 +166,5 @@ def _(x, dy, axis=-1):
 
 
 @log_softmax.sample
-def _(rng, shape=(2, 3)):
+def _(rng, shape=(2, 3, 2)):
     return (normal(rng, shape),), {"axis": one_axis(rng, shape)}
