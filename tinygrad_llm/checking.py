@@ -45,7 +45,7 @@ class InputReport:
         return self.error <= self.tolerance
 
     def __str__(self) -> str:
-        where = "in a random direction" if self.index is None else f"at {list(self.index)}"
+        where = "in a random direction" if self.index is None else f"at {list(self.index)}" if self.index else "in it"
         line = (
             f"  {'ok  ' if self.passed else 'FAIL'} d{self.name} {self.shape}: largest error {self.error:.2e} {where}"
             f" (tape {self.analytic:.9g}, numeric {self.numeric:.9g}; allowed {self.tolerance:.1e}; {self.method})"

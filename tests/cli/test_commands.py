@@ -116,7 +116,7 @@ def test_help_of_each_command_ends_with_an_example(capsys):
         (["train", "--vocab-size", "10"], "--vocab-size 10"),
         (["train", "--pattern", "(("], "--pattern"),
         (["generate"], "model"),
-        (["generate", "run", "--temperature", "-1"], "--temperature -1"),
+        (["generate", "run", "--temperature", "-1"], "temperature=-1.0 must not be negative"),
         (["generate", "run", "--max-tokens", "-1"], "--max-tokens"),
     ],
 )

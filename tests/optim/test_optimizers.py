@@ -113,6 +113,11 @@ def test_wrong_settings_are_refused(make, message):
         make()
 
 
+def test_bare_parameters_are_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"SGD: give \(name, parameter\) pairs, as model.named_parameters\(\) does"):
+        SGD([parameter(1.0)])
+
+
 @pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5)])
 def test_orthogonalize_brings_all_singular_values_near_one_and_keeps_the_directions(shape):
     matrix = np.random.default_rng(0).standard_normal(shape)

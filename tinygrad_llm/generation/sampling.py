@@ -27,15 +27,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise ValueError(f"--temperature {self.temperature}: must not be negative")
+            raise ValueError(f"Sampling: temperature={self.temperature} must not be negative")
         if self.top_k < 0:
-            raise ValueError(f"--top-k {self.top_k}: must not be negative (0 keeps all tokens)")
+            raise ValueError(f"Sampling: top_k={self.top_k} must not be negative (0 keeps all tokens)")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"--top-p {self.top_p}: must be above 0 and at most 1")
+            raise ValueError(f"Sampling: top_p={self.top_p} must be above 0 and at most 1")
         if not 0 <= self.min_p <= 1:
-            raise ValueError(f"--min-p {self.min_p}: must lie between 0 and 1")
+            raise ValueError(f"Sampling: min_p={self.min_p} must lie between 0 and 1")
         if not self.repetition_penalty > 0:
-            raise ValueError(f"--repetition-penalty {self.repetition_penalty}: must be positive")
+            raise ValueError(f"Sampling: repetition_penalty={self.repetition_penalty} must be positive")
 
 
 def penalize_repetition(logits: Array, history: Sequence[int], penalty: float) -> Array:

@@ -23,7 +23,9 @@ def normal(shape: tuple[int, ...], std: float) -> Array:
 
 
 class Linear(Module):
-    """``y = x W + b``: x (..., C), W (C, F) stored as (in, out), b (F,). W starts normal with `std`, b at zero."""
+    """``y = x W + b``: x (..., C), W (C, F) stored as (in, out), b (F,). W starts normal with `std`, b at zero.
+
+    ``std sqrt(C)`` is the factor by which it scales a random x at first; 1/sqrt(C) keeps its size."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, std: float = 0.02) -> None:
         self.weight = Parameter(normal((inputs, outputs), std), decay=True)

@@ -26,11 +26,13 @@ class CausalSelfAttention(Module):
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.
     """
 
-    def __init__(self, channels: int, heads: int, dropout: float = 0.0, residual_std: float = 0.02) -> None:
+    def __init__(
+        self, channels: int, heads: int, dropout: float = 0.0, std: float = 0.02, residual_std: float = 0.02
+    ) -> None:
         if channels % heads:
             raise ValueError(f"attention: {channels} channels cannot be split evenly over {heads} heads")
         self.heads = heads
-        self.qkv = Linear(channels, 3 * channels)
+        self.qkv = Linear(channels, 3 * channels, std=std)
         self.out = Linear(channels, channels, std=residual_std)
         self.dropout = Dropout(dropout)
 
@@ -52,8 +54,10 @@ class CausalSelfAttention(Module):
 class MLP(Module):
     """The feed-forward network ``gelu(x W_up + b) W_down + b`` of each position by itself, F channels wide inside."""
 
-    def __init__(self, channels: int, width: int, dropout: float = 0.0, residual_std: float = 0.02) -> None:
-        self.up = Linear(channels, width)
+    def __init__(
+        self, channels: int, width: int, dropout: float = 0.0, std: float = 0.02, residual_std: float = 0.02
+    ) -> None:
+        self.up = Linear(channels, width, std=std)
         self.down = Linear(width, channels, std=residual_std)
         self.dropout = Dropout(dropout)
 
@@ -68,12 +72,14 @@ class Block(Module):
     with the number of layers L (Radford et al. 2019, section 2.3).
     """
 
-    def __init__(self, channels: int, heads: int, width: int, layers: int, dropout: float = 0.0) -> None:
-        residual_std = 0.02 / math.sqrt(2 * layers)
+    def __init__(
+        self, channels: int, heads: int, width: int, layers: int, dropout: float = 0.0, std: float = 0.02
+    ) -> None:
+        residual_std = std / math.sqrt(2 * layers)
         self.attention_norm = LayerNorm(channels)
-        self.attention = CausalSelfAttention(channels, heads, dropout, residual_std)
+        self.attention = CausalSelfAttention(channels, heads, dropout, std, residual_std)
         self.mlp_norm = LayerNorm(channels)
-        self.mlp = MLP(channels, width, dropout, residual_std)
+        self.mlp = MLP(channels, width, dropout, std, residual_std)
 
     def forward(self, x: Tensor, mask: Array | None = None, cache: LayerCache | None = None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), mask, cache)

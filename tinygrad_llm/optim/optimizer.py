@@ -18,7 +18,10 @@ class Optimizer:
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, Parameter]], lr: float) -> None:
-        self.parameters = dict(named_parameters)
+        pairs = list(named_parameters)
+        if any(isinstance(pair, Parameter) for pair in pairs):
+            raise TypeError(f"{type(self).__name__}: give (name, parameter) pairs, as model.named_parameters() does")
+        self.parameters = dict(pairs)
         if not self.parameters:
             raise ValueError(f"{type(self).__name__}: there are no parameters to train")
         if not lr >= 0:

@@ -47,6 +47,8 @@ class TrainConfig:
     """Attention heads (H)."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
+    init_std: float = 0.02
+    """Spread of the initial weights; narrow models learn faster from more than GPT-2's 0.02."""
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     """Which optimiser updates the weights."""
     learning_rate: float = 3e-3
@@ -102,6 +104,7 @@ class TrainConfig:
             layers=self.layers,
             heads=self.heads,
             dropout=self.dropout,
+            init_std=self.init_std,
         )
 
     def resumed_with(self, asked: TrainConfig) -> Self:
