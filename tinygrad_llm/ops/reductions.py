@@ -67,6 +67,11 @@ def _(rng, shape=(2, 3)):
     return (normal(rng, shape),), {"axis": axes(rng, shape), "keepdims": bool(rng.integers(2))}
 
 
+@sum.sample
+def _(rng, shape=(3, 2, 2)):
+    return (normal(rng, shape),), {"axis": -1, "keepdims": bool(rng.integers(2))}
+
+
 @op
 def mean(x, axis=None, keepdims=False):
     """``z = sum of x / N`` over `axis`, N the number of entries in a group. Saves only the shape of x.
@@ -97,6 +102,11 @@ def _(x, dy, axis=None, keepdims=False):
 @mean.sample
 def _(rng, shape=(2, 3)):
     return (normal(rng, shape),), {"axis": axes(rng, shape), "keepdims": bool(rng.integers(2))}
+
+
+@mean.sample
+def _(rng, shape=(3, 2, 2)):
+    return (normal(rng, shape),), {"axis": -1, "keepdims": bool(rng.integers(2))}
 
 
 @op
@@ -145,3 +155,8 @@ def _(x, dy, axis=None, keepdims=False):
 @max.sample
 def _(rng, shape=(2, 3)):
     return (apart(rng, shape),), {"axis": axes(rng, shape), "keepdims": bool(rng.integers(2))}
+
+
+@max.sample
+def _(rng, shape=(3, 2, 2)):
+    return (apart(rng, shape),), {"axis": -1, "keepdims": bool(rng.integers(2))}
