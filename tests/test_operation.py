@@ -51,6 +51,22 @@ def test_several_outputs_take_a_tuple_of_cotangents_with_zeros_for_the_unused():
     assert seen[0][0].tolist() == [0.0, 0.0]
 
 
+def test_a_tuple_of_one_output_stays_a_tuple():
+    @make
+    def only(x):
+        def vjp(dys):
+            (dy,) = dys
+            return (2 * dy,)
+
+        return (2 * x,), vjp
+
+    for function in (only, lambda x: tg.checkpoint(only, x)):
+        x = leaf(1.0)
+        (y,) = function(x)
+        y.backward(np.ones(1))
+        assert x.grad == [2.0]
+
+
 def test_a_missing_gradient_is_an_error_and_not_a_silent_zero():
     @make
     def forgetful(x, y):
@@ -67,6 +83,15 @@ def test_a_gradient_of_the_wrong_shape_is_an_error():
 
     with pytest.raises(RuntimeError, match=r"gradient of input 'x' has shape \(1,\), the input has \(3,\)"):
         wrong(leaf(1.0, 2.0, 3.0)).backward(np.ones(3))
+
+
+def test_a_transposed_gradient_is_an_error_although_its_size_fits():
+    @make
+    def wrong(x):
+        return x * 2, lambda dy: 2 * dy.T
+
+    with pytest.raises(RuntimeError, match=r"gradient of input 'x' has shape \(3, 2\), the input has \(2, 3\)"):
+        wrong(Tensor(np.ones((2, 3)), requires_grad=True)).backward(np.ones((2, 3)))
 
 
 def test_tensors_given_by_name_receive_gradients():

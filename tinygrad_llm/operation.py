@@ -165,9 +165,8 @@ class Operation:
         if anomaly_detection():
             self._check_finite(arrays, values)
         if grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-            outputs = record(self.name, self.parameters, inputs, arrays, values, vjp)
-        else:
-            outputs = tuple(Tensor(v) for v in values)
+            return record(self.name, self.parameters, inputs, arrays, values, vjp, many)
+        outputs = tuple(Tensor(v) for v in values)
         return outputs if many else outputs[0]
 
     def _place(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -219,13 +218,14 @@ def record(
     arrays: Sequence[Any],
     values: tuple[Array, ...],
     vjp: Callable[..., Any],
-) -> tuple[Tensor, ...]:
-    """Put one operation on the tape and return its outputs as Tensors.
+    many: bool,
+) -> Any:
+    """Put one operation on the tape and return its outputs as Tensors: a tuple if `many`, else the only one.
 
     `inputs` are the arguments as given (Tensors among them), `arrays` the same as the operation saw them.
     """
     edges = [Edge(i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
-    node = Node(name, parameters, edges, vjp)
+    node = Node(name, parameters, edges, vjp, many)
     node.lock((*arrays, *values))
     if anomaly_detection():
         node.input_ranges = [describe(a) for a in arrays if isinstance(a, np.ndarray)]
@@ -235,7 +235,7 @@ def record(
         output.requires_grad, output.node, output.output_index = True, node, index
         node.outputs.append((value.shape, value.dtype))
         outputs.append(output)
-    return tuple(outputs)
+    return tuple(outputs) if many else outputs[0]
 
 
 def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -267,8 +267,7 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
         sweep([t for t, _ in taped], [dy for _, dy in taped])
         return tuple(_gradient_or_zero(t) if isinstance(t, Tensor) else None for t in again)
 
-    outputs = record("checkpoint", ("inputs",), inputs, arrays, values, vjp)
-    return outputs if many else outputs[0]
+    return record("checkpoint", ("inputs",), inputs, arrays, values, vjp, many)
 
 
 def _gradient_or_zero(tensor: Tensor) -> Array:

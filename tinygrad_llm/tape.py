@@ -103,6 +103,8 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     if gradient.shape == shape:
         return gradient
     extra = gradient.ndim - len(shape)
+    if extra < 0 or any(n not in (1, m) for n, m in zip(shape, gradient.shape[extra:], strict=True)):
+        raise ValueError(f"a gradient of shape {gradient.shape} is no broadcast of {shape}")
     stretched = tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
     return gradient.sum(tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
 
@@ -175,9 +177,12 @@ class Edge:
 class Node:
     """One recorded operation: its vjp, and the edges along which it hands gradients back."""
 
-    __slots__ = ("edges", "input_ranges", "locked", "name", "order", "outputs", "parameters", "retained", "vjp")
+    __slots__ = ("edges", "input_ranges", "locked", "many", "name", "order", "outputs", "parameters", "retained", "vjp")
 
-    def __init__(self, name: str, parameters: Sequence[str], edges: list[Edge], vjp: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, parameters: Sequence[str], edges: list[Edge], vjp: Callable[..., Any], many: bool
+    ) -> None:
+        self.many = many  # whether the outputs, and so the cotangents, are a tuple, even of one
         self.name, self.parameters, self.edges = name, parameters, edges
         self.vjp: Callable[..., Any] | None = vjp
         self.order = next(_creation)
@@ -226,7 +231,7 @@ class Node:
             np.zeros(shape, dtype) if c is None else c
             for c, (shape, dtype) in zip(cotangents, self.outputs, strict=True)
         ]
-        gradients = self.vjp(filled[0] if len(filled) == 1 else tuple(filled))
+        gradients = self.vjp(tuple(filled) if self.many else filled[0])
         if not isinstance(gradients, tuple):
             gradients = (gradients,)
         result = [self._gradient(edge, gradients) for edge in self.edges]
@@ -241,7 +246,7 @@ class Node:
         gradient = np.asarray(gradient() if callable(gradient) else gradient)
         try:
             gradient = unbroadcast(gradient, edge.shape)
-        except (ValueError, IndexError) as error:
+        except ValueError as error:
             raise RuntimeError(f"{where} has shape {gradient.shape}, the input has {edge.shape}") from error
         if _anomaly_detection.get() and not np.isfinite(gradient).all():
             inputs = "; ".join(self.input_ranges) or "not recorded: run the forward pass under detect_anomaly() too"

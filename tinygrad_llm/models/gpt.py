@@ -26,7 +26,8 @@ class GPTConfig:
     """Sizes of a GPT: V tokens, T positions at most, C channels, L layers, H heads, F feed-forward channels (4C if 0).
 
     Matrices and embeddings start out normal with `init_std`; 0.02 suits C = 768, where ``init_std sqrt(C)``, the factor
-    by which a linear map scales its input, is about 1/2. A narrow model learns faster from a larger value. The defaults are GPT-2's smallest model, 124 million parameters.
+    by which a linear map scales its input, is about 1/2; with Adam, a narrow model learns faster from a larger value.
+    The defaults are GPT-2's smallest model, 124 million parameters.
     """
 
     vocab_size: int = 50257

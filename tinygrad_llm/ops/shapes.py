@@ -200,7 +200,6 @@ def split(x, sections, axis=0):
         raise ValueError(f"split: the indices {np.array(sections)} do not ascend, so the pieces of {shape} overlap")
 
     def vjp(dys):
-        dys = dys if isinstance(dys, tuple) else (dys,)  # the tape hands over a single cotangent without its tuple
         return lambda: np.concatenate(dys, axis=axis)
 
     return pieces, vjp

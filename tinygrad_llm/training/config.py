@@ -48,7 +48,7 @@ class TrainConfig:
     dropout: float = 0.0
     """Share of activations dropped in training."""
     init_std: float = 0.02
-    """Spread of the initial weights; narrow models learn faster from more than GPT-2's 0.02."""
+    """Spread of the initial weights (GPT-2's is 0.02)."""
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
     """Which optimiser updates the weights."""
     learning_rate: float = 3e-3
