@@ -17,7 +17,7 @@ COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_gr
 
 
 @app.command
-def train(*, data: str = "", vocab_size: int = 2048, pattern: str = "own", out: Path = Path("tokenizer.json")) -> int:
+def train(*, data: str = "", vocab_size: int = 4096, pattern: str = "own", out: Path = Path("tokenizer.json")) -> int:
     """Learn a vocabulary from text and write it as tokenizer.json.
 
     Example: tinygrad-llm tokenizer train --data book.txt --vocab-size 4096 --out book.json

@@ -27,31 +27,31 @@ class TrainConfig:
 
     data: str = ""
     """File or folder of UTF-8 text; without it, the documentation that comes with Python."""
-    steps: int = 1000
+    steps: int = 1100
     """Updates of the weights."""
     batch_size: int = 16
     """Sequences for each forward and backward pass (B)."""
     accumulate: int = 1
     """Passes whose gradients are added up for one update."""
-    context: int = 128
+    context: int = 64
     """Tokens that the model sees at most (T)."""
-    vocab_size: int = 2048
+    vocab_size: int = 4096
     """Tokens of the tokenizer trained for the run (V)."""
     pattern: str = "own"
     """How text is cut into words before merging: own, gpt2, cl100k, or a regular expression."""
     layers: int = 4
     """Transformer blocks (L)."""
-    channels: int = 128
+    channels: int = 96
     """Width of the model (C)."""
-    heads: int = 4
+    heads: int = 3
     """Attention heads (H)."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     init_std: float = 0.02
     """Spread of the initial weights (GPT-2's is 0.02)."""
-    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "muon"] = "muon"
     """Which optimiser updates the weights."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.02
     """Peak learning rate."""
     schedule: Schedule = "linear"
     """Course of the learning rate after warm-up; wsd is warmup-stable-decay."""
@@ -63,11 +63,11 @@ class TrainConfig:
     """Largest norm of all gradients together; 0 does not clip."""
     validation_share: float = 0.05
     """Share of the text held out to measure the loss."""
-    validate_every: int = 250
+    validate_every: int = 220
     """Steps between measurements on held-out text; 0 only at the end."""
-    sample_every: int = 500
+    sample_every: int = 550
     """Steps between sample texts; 0 only at the end."""
-    checkpoint_every: int = 250
+    checkpoint_every: int = 220
     """Steps between checkpoints; 0 only at the end."""
     seed: int = 0
     """Decides every random draw."""
@@ -79,6 +79,8 @@ class TrainConfig:
         for name in ("warmup", "clip", "weight_decay", "validate_every", "sample_every", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
+        if self.accumulate > 65_536:  # the parts of a step are all held in memory
+            raise ValueError(f"--accumulate {self.accumulate}: must be at most 65,536")
         if self.context < 2:
             raise ValueError(f"--context {self.context}: must be at least 2")
         if not self.learning_rate > 0:
