@@ -108,6 +108,60 @@ def test_badly_scaled_inputs():
     assert not tg.gradcheck(softmax_with(lambda s, dy: 0 * s), X * 1e-3)
 
 
+@pytest.mark.parametrize("x", [[1e-4, 1.0], [1e-3, 1e3]])
+def test_each_entry_is_varied_by_its_own_size(x):
+    for function in (tg.ops.log, tg.ops.sqrt, lambda t: 1 / t):
+        report = tg.gradcheck(function, np.array(x))
+        assert report, report
+    assert tg.gradcheck(tg.ops.tanh, np.array([0.3, 1e5]))
+
+
+def test_a_small_gradient_is_not_hidden_by_a_large_one():
+    factors = np.array([1e10, 1.0])
+    assert tg.gradcheck(lambda x: ((x * factors).sum(), lambda dy: dy * factors), np.ones(2))
+    assert not tg.gradcheck(lambda x: ((x * factors).sum(), lambda dy: dy * factors * [1, 0]), np.ones(2))
+
+
+def test_a_large_value_does_not_hide_a_wrong_gradient():
+    assert not tg.gradcheck(lambda x: (x * x + 1e12, lambda dy: dy * (2 * x + 1e-5)), np.ones(2))
+
+
+@pytest.mark.parametrize("wrong", [1 + 1e-5, 1 - 1e-5])
+def test_central_differences_see_an_error_of_a_hundred_thousandth(wrong):
+    def magnitude(factor):
+        return lambda x: (np.abs(x), lambda dy: factor * dy * np.sign(x))
+
+    report = tg.gradcheck(magnitude(1.0), X)
+    assert report
+    assert report.inputs[0].method == "central differences"
+    assert not tg.gradcheck(magnitude(wrong), X)
+    big = np.sign(X[0, 0]) + np.random.default_rng(0).uniform(1, 2, (21, 20))
+    assert tg.gradcheck(magnitude(1.0), big)
+    assert not tg.gradcheck(magnitude(wrong), big)
+
+
+def test_functions_that_write_to_what_they_are_given_are_refused():
+    def writes_input(x):
+        x *= 2
+        return x.copy(), lambda dy: 2 * dy
+
+    def writes_cotangent(x):
+        def vjp(dy):
+            dy *= 3
+            return dy
+
+        return 3 * x, vjp
+
+    for function in (writes_input, writes_cotangent):
+        with pytest.raises((ValueError, TypeError), match=r"read-only|must return"):
+            tg.gradcheck(function, X)
+
+
+def test_names_must_be_as_many_as_inputs():
+    with pytest.raises(ValueError, match="1 names for 2 inputs"):
+        tg.gradcheck(tg.ops.mul, X, X, names=["x"])
+
+
 def test_derivation_steps_show_a_wrong_step():
     from tinygrad_llm.checking import derivation_steps
     from tinygrad_llm.operation import Operation

@@ -24,6 +24,7 @@ FULL_JACOBIAN_LIMIT = 400
 EPS = float(np.finfo(np.float64).eps)
 CENTRAL_STEP = EPS ** (1 / 5)  # balances the truncation error h^4 of the five-point formula against rounding, eps / h
 COMPLEX_STEP = 1e-30
+TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def gradcheck(
     where the function is analytic, else from five-point central differences. Which of the two is found out by
     comparing them.
 
-    The tolerance is `rtol` (1e-9 and 1e-6 by method) times the largest ``sum_i |dy_i J_ij|``, plus the rounding noise
-    of the numerical method.
+    The tolerance of entry j is `rtol` (1e-9 and 1e-6 by method) times ``sum_i |dy_i J_ij|``, plus rounding: of the
+    largest entry of J, and for central differences of the function's values divided by the step.
+    The function is given read-only arrays: one that writes to its inputs, or a vjp that writes to dy, fails.
     """
     values = [np.asarray(a.data if isinstance(a, Tensor) else a) for a in arrays]
     values = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in values]
@@ -102,6 +104,8 @@ def gradcheck(
     if names is None:
         names = call.parameters[: len(values)] if isinstance(call, Operation) and not call.variadic else ()
         names = [*names, *(f"input {i}" for i in range(len(names), len(values)))]
+    if len(names) != len(values):
+        raise ValueError(f"gradcheck: {len(names)} names for {len(values)} inputs")
     rng = np.random.default_rng(seed)
     where = [i for i, a in enumerate(values) if a.dtype.kind == "f"]
     if not where:
@@ -117,7 +121,7 @@ def gradcheck(
         attached = any(g is not None for g in gradients)
         dxs = [np.zeros(values[i].shape) if g is None else g for g in gradients]
         check = _check_entries if values[i].size <= FULL_JACOBIAN_LIMIT else _check_directions
-        derivative = _Derivative(call, values, options, i, float(np.abs(at).max(initial=0.0)))
+        derivative = _Derivative(call, values, options, i, at)
         reports.append(check(derivative, names[i], probes, dxs, attached, rtol, rng))
     name = str(getattr(function, "__name__", type(function).__name__))
     return Report(name, tuple(reports))
@@ -146,7 +150,7 @@ def _outputs(result: Any) -> tuple[Tensor, ...]:
 def _flat(call: Callable[..., Any], arrays: list[Array], options: dict[str, Any]) -> Array:
     """All outputs as one vector."""
     with no_grad():
-        outputs = _outputs(call(*(Tensor(a) if a.dtype.kind in "fc" else a for a in arrays), **options))
+        outputs = _outputs(call(*(Tensor(_frozen(a)) if a.dtype.kind in "fc" else a for a in arrays), **options))
     return np.concatenate([t.data.ravel() for t in outputs])
 
 
@@ -154,34 +158,41 @@ def _tape_gradients(
     call: Callable[..., Any], arrays: list[Array], options: dict[str, Any], cotangent: Array
 ) -> list[Array | None]:
     """The gradients that the tape gives for one cotangent of all outputs."""
-    leaves = [Tensor(a.copy(), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
+    leaves = [Tensor(_frozen(a), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
     with enable_grad():
         outputs = _outputs(call(*leaves, **options))
     pieces = np.split(cotangent, np.cumsum([t.size for t in outputs])[:-1])
-    taped = [(t, dy.reshape(t.shape)) for t, dy in zip(outputs, pieces, strict=True) if t.requires_grad]
+    taped = [(t, _frozen(dy).reshape(t.shape)) for t, dy in zip(outputs, pieces, strict=True) if t.requires_grad]
     sweep([t for t, _ in taped], [dy for _, dy in taped])
     return [leaf.grad if isinstance(leaf, Tensor) else None for leaf in leaves]
+
+
+def _frozen(array: Array) -> Array:
+    """A read-only copy."""
+    copy = np.array(array)
+    copy.flags.writeable = False
+    return copy
 
 
 class _Derivative:
     """Numerical derivatives of all outputs along a direction of one input."""
 
     def __init__(
-        self, call: Callable[..., Any], arrays: list[Array], options: dict[str, Any], number: int, magnitude: float
+        self, call: Callable[..., Any], arrays: list[Array], options: dict[str, Any], number: int, at: Array
     ) -> None:
         self.call, self.arrays, self.options, self.number = call, arrays, options, number
         self.x = arrays[number]
-        self.step = CENTRAL_STEP * max(1.0, float(np.abs(self.x).max(initial=0.0)))
-        self.noise = {"complex step": EPS * magnitude, "central differences": 4 * EPS * magnitude / self.step}
+        self.magnitude = float(np.abs(at).max(initial=0.0))
+        self.noise = 0.0  # of the method that `along` has used, in the derivative of one output
 
     def _at(self, x: Array) -> Array:
         return _flat(self.call, [x if i == self.number else a for i, a in enumerate(self.arrays)], self.options)
 
-    def central(self, v: Array) -> Array:
-        h = self.step
-        near = self._at(self.x + h * v) - self._at(self.x - h * v)
-        far = self._at(self.x + 2 * h * v) - self._at(self.x - 2 * h * v)
-        return (8 * near - far) / (12 * h)
+    def central(self, v: Array, h: float) -> Array:
+        with np.errstate(all="ignore"):
+            near = self._at(self.x + h * v) - self._at(self.x - h * v)
+            far = self._at(self.x + 2 * h * v) - self._at(self.x - 2 * h * v)
+            return (8 * near - far) / (12 * h)
 
     def complex_step(self, v: Array) -> Array | None:
         """None where the function refuses complex numbers or drops the imaginary part."""
@@ -193,15 +204,34 @@ class _Derivative:
         return value.imag / COMPLEX_STEP if value.dtype.kind == "c" else None
 
     def along(self, directions: list[Array]) -> tuple[str, Array]:
-        """(method, derivatives): one row for each direction."""
-        central = np.array([self.central(v) for v in directions])
+        """(method, derivatives): one row for each direction.
+
+        The complex step is used if it agrees with central differences of some step in every direction: the usual one
+        is too long where the function bends within it, or is not defined on one side.
+        """
         exact = [self.complex_step(v) for v in directions]
-        if all(e is not None for e in exact):
-            precise = np.array(exact)
-            scale = np.abs(central).max(initial=0.0)
-            if np.allclose(precise, central, rtol=1e-5, atol=1e-5 * scale + 100 * self.noise["central differences"]):
-                return "complex step", precise
-        return "central differences", central
+        rows, analytic = [], True
+        for v, precise in zip(directions, exact, strict=True):
+            # where the direction is a unit, only that entry's size matters
+            step = CENTRAL_STEP * max(1.0, float(np.abs(self.x[v != 0]).max(initial=0.0)))
+            found = None
+            for h in (step, step / 10, step / 100, step / 1000, step / 10000):
+                central = self.central(v, h)
+                noise = 4 * EPS * self.magnitude / h
+                if not np.isfinite(central).all():
+                    continue
+                if found is None:
+                    found, self.noise = central, max(self.noise, noise)
+                scale = np.abs(central).max(initial=0.0)
+                if precise is not None and np.allclose(precise, central, rtol=1e-5, atol=1e-5 * scale + 100 * noise):
+                    break
+            else:
+                analytic = False
+            rows.append(central if found is None else found)
+        if analytic:
+            self.noise = 0.0
+            return "complex step", np.array(exact)
+        return "central differences", np.array(rows)
 
 
 def _check_entries(
@@ -222,11 +252,11 @@ def _check_entries(
     worst = None
     for dy, dx in zip(probes, dxs, strict=True):
         numeric = (rows @ dy).reshape(shape)
-        scale = float((np.abs(rows) @ np.abs(dy)).max())
-        tolerance = _tolerance(derivative, method, rtol, scale, dy)
+        tolerances = _tolerance(derivative, method, rtol, np.abs(rows) @ np.abs(dy), rows, dy).reshape(shape)
         errors = np.abs(dx - numeric)
         errors = np.where(np.isnan(errors), np.inf, errors)
-        index = tuple(int(i) for i in np.unravel_index(int(errors.argmax()), shape))
+        index = tuple(int(i) for i in np.unravel_index(int((errors / (tolerances + TINY)).argmax()), shape))
+        tolerance = float(tolerances[index])
         found = InputReport(
             name,
             shape,
@@ -261,7 +291,7 @@ def _check_directions(
         for v, row in zip(directions, rows, strict=True):
             analytic, numeric = float((dx * v).sum()), float(row @ dy)
             scale = max(float(np.abs(row) @ np.abs(dy)), float((np.abs(dx) * np.abs(v)).sum()))
-            tolerance = _tolerance(derivative, method, rtol, scale, dy)
+            tolerance = float(_tolerance(derivative, method, rtol, np.array([scale]), rows, dy)[0])
             error = abs(analytic - numeric)
             found = InputReport(
                 name, shape, method, np.inf if np.isnan(error) else error, tolerance, None, analytic, numeric, attached
@@ -271,15 +301,19 @@ def _check_directions(
     return worst
 
 
-def _tolerance(derivative: _Derivative, method: str, rtol: float | None, scale: float, dy: Array) -> float:
+def _tolerance(
+    derivative: _Derivative, method: str, rtol: float | None, scales: Array, rows: Array, dy: Array
+) -> Array:
+    """Allowed errors of entries whose ``sum_i |dy_i J_ij|`` are `scales`; `rows` are the derivatives."""
     default = COMPLEX_RTOL if method == "complex step" else CENTRAL_RTOL
-    return (default if rtol is None else rtol) * scale + derivative.noise[method] * float(np.abs(dy).sum())
+    rounding = (100 * EPS * np.abs(rows).max(initial=0.0) + derivative.noise) * np.abs(dy).sum()
+    return (default if rtol is None else rtol) * scales + rounding
 
 
 def _worse(a: InputReport | None, b: InputReport) -> InputReport:
     if a is None:
         return b
-    return max(a, b, key=lambda r: r.error / r.tolerance if r.tolerance > 0 else (np.inf if r.error > 0 else 0.0))
+    return max(a, b, key=lambda r: r.error / (r.tolerance + TINY))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

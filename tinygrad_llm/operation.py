@@ -34,6 +34,7 @@ from tinygrad_llm.tape import (
     describe,
     enable_grad,
     grad_enabled,
+    next_order,
     no_grad,
     sweep,
 )
@@ -151,14 +152,16 @@ class Operation:
         return self.reference(*arrays, **options)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        if self.variadic and len(inputs) == 1 and isinstance(inputs[0], (list, tuple)):
+        if self.variadic and inputs and isinstance(inputs[0], (list, tuple)):
+            if len(inputs) > 1:
+                raise TypeError(f"{self.name}: give what follows the list of inputs by name, as in axis=1")
             inputs = tuple(inputs[0])
         if options:
             inputs, options = self._place(inputs, options)
         arrays = [_plain(x) for x in inputs]
         try:
-            value, vjp = self.compute(*arrays, **options)
-        except (ValueError, IndexError, TypeError) as error:
+            value, vjp = self._pair(self.compute(*arrays, **options))
+        except (ValueError, IndexError, TypeError, AttributeError, OverflowError) as error:
             raise self._explained(error, arrays) from error
         many = isinstance(value, tuple)
         values = tuple(np.asarray(v) for v in value) if many else (np.asarray(value),)
@@ -169,6 +172,13 @@ class Operation:
         outputs = tuple(Tensor(v) for v in values)
         return outputs if many else outputs[0]
 
+    def _pair(self, result: Any) -> tuple[Any, Callable[..., Any]]:
+        if not (isinstance(result, tuple) and len(result) == 2 and callable(result[1])):
+            raise TypeError(
+                f"{self.name}: an operation returns (value, vjp); this one returned {type(result).__name__}"
+            )
+        return result
+
     def _place(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Move arguments given by name to their position as far as they are Tensors; unwrap the others."""
         named = [i for i, p in enumerate(self.parameters) if isinstance(options.get(p), Tensor)]
@@ -178,7 +188,10 @@ class Operation:
                 if value is inspect.Parameter.empty:
                     raise TypeError(f"{self.name}: the argument {parameter!r} is missing")
                 inputs = (*inputs, value)
-        return inputs, {k: v.data if isinstance(v, Tensor) else v for k, v in options.items()}
+        for name, value in options.items():
+            if isinstance(value, Tensor) and value.requires_grad:
+                raise TypeError(f"{self.name}: {name!r} is an option, which receives no gradient; detach() it first")
+        return inputs, {name: _plain(value) for name, value in options.items()}
 
     def _explained(self, error: Exception, arrays: list[Any]) -> Exception:
         """The same error, with the operation and the shapes of its inputs in front."""
@@ -188,7 +201,11 @@ class Operation:
         shapes = [a.shape for a in arrays if isinstance(a, np.ndarray)]
         if message.startswith("operands could not be broadcast"):
             message = explain_broadcast(shapes)
-        return type(error)(f"{self.name}: {' and '.join(map(str, shapes))}: {message}")
+        if isinstance(error, (AttributeError, OverflowError)):  # a number where an array belongs, integers where floats
+            kinds = " and ".join(str(getattr(a, "dtype", type(a).__name__)) for a in arrays)
+            message = f"expected floating-point arrays, got {kinds} ({message})"
+        kind = next((k for k in (ValueError, IndexError) if isinstance(error, k)), TypeError)
+        return kind(f"{self.name}: {' and '.join(map(str, shapes))}: {message}")
 
     def _check_finite(self, arrays: list[Any], values: tuple[Array, ...]) -> None:
         for value in values:
@@ -232,7 +249,8 @@ def record(
     outputs = []
     for index, value in enumerate(values):
         output = Tensor(value)
-        output.requires_grad, output.node, output.output_index = True, node, index
+        if value.dtype.kind in "fc":  # an integer output has no gradient
+            output.requires_grad, output.node, output.output_index = True, node, index
         node.outputs.append((value.shape, value.dtype))
         outputs.append(output)
     return tuple(outputs) if many else outputs[0]
@@ -242,7 +260,8 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     """``function(*inputs)``, recomputed in backward rather than remembered: same bits, less memory, more time.
 
     Only the inputs are kept. Random draws inside (dropout) are repeated. Parameters that `function` uses without being
-    among `inputs` receive their gradients too. Source: Chen et al. 2016, arXiv:1604.06174.
+    among `inputs` receive their gradients too, but must not change before backward. Source: Chen et al. 2016,
+    arXiv:1604.06174.
     """
     if not grad_enabled():
         return function(*inputs)
@@ -250,21 +269,26 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     state = random.get_state()
     with no_grad():
         result = function(*inputs)
-    many = isinstance(result, tuple)
-    values = tuple(t.data for t in (result if many else (result,)))
+    many = isinstance(result, (tuple, list))
+    results = tuple(result) if many else (result,)
+    if not all(isinstance(t, Tensor) for t in results):
+        raise TypeError("checkpoint: the function must return a Tensor or a tuple of them")
+    values = tuple(t.data for t in results)
 
     def vjp(dys: Any) -> tuple[Array | None, ...]:
         again = [
             Tensor(a, x.requires_grad) if isinstance(x, Tensor) else x for a, x in zip(arrays, inputs, strict=True)
         ]
-        now = random.get_state()
+        now, begin = random.get_state(), next_order()
         random.set_state(state)
-        with enable_grad():
-            outputs = function(*again)
-        random.set_state(now)
+        try:
+            with enable_grad():
+                outputs = function(*again)
+        finally:
+            random.set_state(now)
         pairs = zip(outputs, dys, strict=True) if many else [(outputs, dys)]
         taped = [(t, dy) for t, dy in pairs if t.requires_grad]
-        sweep([t for t, _ in taped], [dy for _, dy in taped])
+        sweep([t for t, _ in taped], [dy for _, dy in taped], since=begin)
         return tuple(_gradient_or_zero(t) if isinstance(t, Tensor) else None for t in again)
 
     return record("checkpoint", ("inputs",), inputs, arrays, values, vjp, many)
@@ -277,13 +301,15 @@ def _gradient_or_zero(tensor: Tensor) -> Array:
 def _plain(value: Any) -> Any:
     """What an operation sees of an argument: arrays for Tensors and lists; numbers stay numbers.
 
-    NumPy's own float64 scalars become Python floats, which do not turn float32 arrays into float64 ones.
+    NumPy's scalars become Python numbers, which do not turn float32 arrays into float64 ones.
     """
     if isinstance(value, Tensor):
         return value.data
     if isinstance(value, list):
+        if any(isinstance(item, Tensor) for item in value):
+            raise TypeError("a list of Tensors is not a Tensor: join them with stack() or concatenate() first")
         return np.asarray(value)
-    return float(value) if type(value) is np.float64 else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def explain_broadcast(shapes: Sequence[tuple[int, ...]]) -> str:

@@ -30,13 +30,17 @@ _creation = itertools.count()
 
 
 class _Setting(ContextDecorator):
-    """Sets a context variable inside a ``with`` block or a decorated function; nests, and is safe between threads."""
+    """Sets a context variable in a ``with`` block or a decorated function; nests. A new thread starts without it."""
 
     variable: ContextVar[bool]
     value: bool
 
     def __init__(self) -> None:
         self._tokens: list[Token[bool]] = []
+
+    def _recreate_cm(self) -> Self:
+        """A decorated function enters a setting of its own at each call: threads may call it at once."""
+        return type(self)()
 
     def __enter__(self) -> Self:
         self._tokens.append(self.variable.set(self.value))
@@ -65,6 +69,11 @@ class detect_anomaly(_Setting):
     """
 
     variable, value = _anomaly_detection, True
+
+
+def next_order() -> int:
+    """A number between those of the nodes made before and after this call."""
+    return next(_creation)
 
 
 def anomaly_detection() -> bool:
@@ -112,7 +121,8 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 # Arrays that a vjp still needs are read-only until the vjp has run: a write in place would silently falsify the
 # gradient, so NumPy refuses it ("assignment destination is read-only"). Locks are counted per owner of the memory,
-# since a view cannot be made writeable again before its owner is.
+# since a view cannot be made writeable again before its owner is. A view taken before its array came on the tape is not
+# reached.
 
 _locks: dict[int, list[Any]] = {}
 """id(owner) to [count, owner, the arrays made read-only ...]."""
@@ -145,7 +155,7 @@ def _unlock(array: Array) -> None:
 def saved_arrays(function: Callable[..., Any]) -> list[Array]:
     """The arrays a vjp holds on to until backward: what its closure, and the closures inside it, captured."""
     found: list[Array] = []
-    for cell in function.__closure__ or ():
+    for cell in getattr(function, "__closure__", None) or ():
         try:
             thing = cell.cell_contents
         except ValueError:  # a name that the forward pass never assigned
@@ -154,7 +164,7 @@ def saved_arrays(function: Callable[..., Any]) -> list[Array]:
             found.append(thing)
         elif isinstance(thing, (tuple, list)):
             found.extend(a for a in thing if isinstance(a, np.ndarray))
-        elif hasattr(thing, "__closure__"):
+        elif hasattr(thing, "__closure__") and thing is not function:
             found.extend(saved_arrays(thing))
     return found
 
@@ -232,13 +242,13 @@ class Node:
             for c, (shape, dtype) in zip(cotangents, self.outputs, strict=True)
         ]
         gradients = self.vjp(tuple(filled) if self.many else filled[0])
-        if not isinstance(gradients, tuple):
+        if not isinstance(gradients, (tuple, list)):
             gradients = (gradients,)
         result = [self._gradient(edge, gradients) for edge in self.edges]
         self.free()
         return result
 
-    def _gradient(self, edge: Edge, gradients: tuple[Any, ...]) -> Array:
+    def _gradient(self, edge: Edge, gradients: Sequence[Any]) -> Array:
         gradient = gradients[edge.position] if edge.position < len(gradients) else None
         where = f"{self.name}: the gradient of input '{self.input_name(edge.position)}'"
         if gradient is None:
@@ -254,14 +264,26 @@ class Node:
         return gradient if gradient.dtype == edge.dtype else gradient.astype(edge.dtype)
 
 
-def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array]) -> None:
-    """Propagate `cotangents` from `outputs` to every leaf that requires a gradient, adding to its `.grad`."""
+Send = Callable[["Node | Tensor", int, Array, Sequence[Array]], None]
+_outer_send: ContextVar[Send | None] = ContextVar("outer_send", default=None)
+
+
+def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0) -> None:
+    """Propagate `cotangents` from `outputs` to every leaf that requires a gradient, adding to its `.grad`.
+
+    A sweep inside a vjp (recomputation) visits only nodes made `since` it began; what arrives at older ones, which
+    belong to the graph outside, is handed to the sweep that runs the vjp.
+    """
+    outer = _outer_send.get()
     pending: dict[int, tuple[Node, list[Array | None]]] = {}
     queue: list[int] = []  # a heap of negated creation numbers: the newest node first
 
     def send(target: Node | Tensor, index: int, gradient: Array, foreign: Sequence[Array]) -> None:
         if not isinstance(target, Node):
             _accumulate(target, gradient, foreign)
+            return
+        if target.order < since and outer is not None:
+            outer(target, index, gradient, foreign)
             return
         if target.order not in pending:
             pending[target.order] = target, [None] * len(target.outputs)
@@ -278,7 +300,11 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array]) -> None:
             if (cotangent_here := arrived[index]) is not None:
                 _accumulate(tensor, cotangent_here, [cotangent_here])
         foreign = [*node.locked, *(a for a in arrived if a is not None)]
-        gradients = node.pull(arrived)
+        token = _outer_send.set(send)
+        try:
+            gradients = node.pull(arrived)
+        finally:
+            _outer_send.reset(token)
         for number, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
             others = gradients[:number] + gradients[number + 1 :]
             send(edge.target, edge.target_output, gradient, foreign + others)

@@ -33,7 +33,7 @@ class Tensor:
         self.data = data.data if isinstance(data, Tensor) else np.asarray(data)
         if self.data.dtype.kind not in "fcbiu":
             raise TypeError(f"Tensor: data of dtype {self.data.dtype} is not numeric")
-        if requires_grad and self.data.dtype.kind not in "fc":
+        if requires_grad and self.data.dtype.kind != "f":
             raise TypeError(
                 f"Tensor: dtype {self.data.dtype} cannot have a gradient (a derivative needs small steps); "
                 "convert it first: data.astype(np.float32)"
@@ -74,6 +74,14 @@ class Tensor:
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("Tensors are not compared: compare their arrays (t.data == ...), or use `is` for identity")
+
+    __hash__ = object.__hash__
 
     def __len__(self) -> int:
         return len(self.data)

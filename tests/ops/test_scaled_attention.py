@@ -8,7 +8,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.ops import attention
-from tinygrad_llm.ops.scaled_attention import causal_bias
+from tinygrad_llm.ops.scaled_attention import future
 
 
 @pytest.fixture
@@ -75,13 +75,19 @@ def test_decoding_one_token_at_a_time_is_the_same(rng):
         np.testing.assert_allclose(step, whole[:, :, t : t + 1], rtol=1e-13, atol=1e-14)
 
 
-def test_the_causal_bias_is_shared_so_nobody_may_write_to_it():
-    bias = causal_bias(2, 3, np.dtype(np.float32))
-    assert bias is causal_bias(2, 3, np.dtype(np.float32))
-    assert bias.dtype == np.float32
-    np.testing.assert_array_equal(bias, [[0, 0, -np.inf], [0, 0, 0]])
+def test_the_causal_mask_is_shared_so_nobody_may_write_to_it():
+    hidden = future(2, 3)
+    assert hidden is future(2, 3)
+    np.testing.assert_array_equal(hidden, [[False, False, True], [False, False, False]])
     with pytest.raises(ValueError, match="read-only"):
-        bias[0, 2] = 0
+        hidden[0, 2] = False
+
+
+def test_what_is_hidden_does_not_matter_even_if_it_is_not_finite(rng):
+    q, k, v = draw(rng, queries=3, keys=3)
+    k[:, :, 2] = np.nan
+    seen = attention(q, k, v, causal=True).data[:, :, :2]
+    np.testing.assert_array_equal(seen, attention(q[:, :, :2], k[:, :, :2], v[:, :, :2], causal=True).data)
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -27,7 +27,8 @@ class GPTConfig:
 
     Matrices and embeddings start out normal with `init_std`; 0.02 suits C = 768, where ``init_std sqrt(C)``, the factor
     by which a linear map scales its input, is about 1/2; with Adam, a narrow model learns faster from a larger value.
-    The defaults are GPT-2's smallest model, 124 million parameters.
+    `dropout` acts on the embeddings and on what each part adds to the residual stream, not inside attention. The
+    defaults are GPT-2's smallest model, 124 million parameters.
     """
 
     vocab_size: int = 50257
@@ -119,6 +120,8 @@ class GPT(Module):
             if end > self.config.context:
                 raise ValueError(f"GPT: {end} positions, but the model's context is {self.config.context}")
             positions = np.arange(past, end)
+        elif np.max(positions, initial=0) >= self.config.context:
+            raise ValueError(f"GPT: position {np.max(positions)}, but the model's context is {self.config.context}")
         x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, None if cache is None else cache.layers[layer])
@@ -137,6 +140,8 @@ class GPT(Module):
         file = Path(path) / "model.safetensors"
         arrays, about = load_arrays(file)
         model = cls(_config(file, about))
+        if all(array.dtype == np.float64 for array in arrays.values()):
+            model.astype(np.float64)
         try:
             model.load_state_dict(arrays)
         except ValueError as error:

@@ -22,7 +22,7 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A part of a model. Parameters, Modules and lists of Modules assigned as attributes are found by their names.
+    """A part of a model. Parameters and Modules that are attributes, also in lists and dicts, are found by their names.
 
     A subclass defines ``forward``; calling the module calls it. ``training`` is what Dropout looks at.
     """
@@ -37,11 +37,7 @@ class Module:
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of each direct part, in the order of assignment; list elements are called ``name.0`` ..."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, (list, tuple)):
-                yield from ((f"{name}.{i}", part) for i, part in enumerate(value) if isinstance(part, Module))
+        yield from ((name, part) for name, part in _parts(vars(self)) if isinstance(part, Module))
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it."""
@@ -58,9 +54,9 @@ class Module:
                 yield name, parameter
 
     def _all_parameters(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
-        for name, value in vars(self).items():
-            if isinstance(value, Parameter):
-                yield prefix + name, value
+        for name, part in _parts(vars(self)):
+            if isinstance(part, Parameter):
+                yield prefix + name, part
         for name, child in self.children():
             yield from child._all_parameters(f"{prefix}{name}.")
 
@@ -121,7 +117,7 @@ class Module:
         return "\n".join(f"{left:<{width}}  {count:>13,}" for left, count in rows)
 
     def _tree_rows(self, name: str, depth: int) -> Iterator[tuple[str, int]]:
-        shapes = ", ".join(f"{k} {v.shape}" for k, v in vars(self).items() if isinstance(v, Parameter))
+        shapes = ", ".join(f"{k} {v.shape}" for k, v in _parts(vars(self)) if isinstance(v, Parameter))
         label = f"{name}: {type(self).__name__}" if name else type(self).__name__
         yield "  " * depth + label + (f"  {shapes}" if shapes else ""), self.parameter_count()
         for child_name, child in self.children():
@@ -129,3 +125,14 @@ class Module:
 
     def __repr__(self) -> str:
         return self.tree()
+
+
+def _parts(values: Mapping[str, Any]) -> Iterator[tuple[str, Parameter | Module]]:
+    """(name, part) of all Parameters and Modules among `values`, and in lists and dicts of them."""
+    for name, value in values.items():
+        if isinstance(value, (Parameter, Module)):
+            yield name, value
+        elif isinstance(value, (list, tuple)):
+            yield from ((f"{name}.{inner}", part) for inner, part in _parts({str(i): v for i, v in enumerate(value)}))
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{inner}", part) for inner, part in _parts({str(k): v for k, v in value.items()}))

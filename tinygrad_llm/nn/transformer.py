@@ -8,7 +8,7 @@ from typing import Protocol
 from tinygrad_llm import ops
 from tinygrad_llm.nn.layers import Dropout, LayerNorm, Linear
 from tinygrad_llm.nn.module import Module
-from tinygrad_llm.tape import Array
+from tinygrad_llm.tape import Array, grad_enabled
 from tinygrad_llm.tensor import Tensor
 
 
@@ -40,6 +40,8 @@ class CausalSelfAttention(Module):
         batch, time, channels = x.shape
         q, k, v = (self._to_heads(part) for part in ops.split(self.qkv(x), 3, axis=-1))
         if cache is not None:
+            if grad_enabled():
+                raise RuntimeError("attention: the KV cache passes no gradients; use it under no_grad()")
             keys, values = cache.extend(k.data, v.data)
             k, v = Tensor(keys), Tensor(values)
         y = ops.attention(q, k, v, mask=mask, causal=True)

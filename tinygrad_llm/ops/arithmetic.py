@@ -15,7 +15,7 @@ from tinygrad_llm.ops.samples import broadcast_shape, normal, positive
 
 
 def diagonal(dy, local):
-    """``sum_i dy_i dz_i/dx_j`` for an elementwise function: the dense Jacobian is diagonal, with `local` on it."""
+    """``sum_i dy_i ∂z_i/∂x_j`` for an elementwise function: the dense Jacobian is diagonal, with `local` on it."""
     jacobian = np.diag(np.broadcast_to(local, dy.shape).ravel())
     return (dy.ravel() @ jacobian).reshape(dy.shape)
 
@@ -35,13 +35,13 @@ def add(x, y):
 
 @add.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i dz_i/dx_j, with dz_i/dx_j = 1 where i = j, else 0", diagonal(dy, 1.0)
+    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1 where i = j, else 0", diagonal(dy, 1.0)
     yield "only the term i = j is left of the sum", dy
 
 
 @add.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i dz_i/dy_j, with dz_i/dy_j = 1 where i = j, else 0", diagonal(dy, 1.0)
+    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = 1 where i = j, else 0", diagonal(dy, 1.0)
     yield "only the term i = j is left of the sum", dy
 
 
@@ -65,13 +65,13 @@ def sub(x, y):
 
 @sub.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i dz_i/dx_j, with dz_i/dx_j = 1 where i = j, else 0", diagonal(dy, 1.0)
+    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1 where i = j, else 0", diagonal(dy, 1.0)
     yield "only the term i = j is left of the sum", dy
 
 
 @sub.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i dz_i/dy_j, with dz_i/dy_j = -1 where i = j, else 0", diagonal(dy, -1.0)
+    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = -1 where i = j, else 0", diagonal(dy, -1.0)
     yield "only the term i = j is left of the sum", -dy
 
 
@@ -95,13 +95,13 @@ def mul(x, y):
 
 @mul.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i dz_i/dx_j, with dz_i/dx_j = y_i where i = j, else 0", diagonal(dy, y)
+    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = y_i where i = j, else 0", diagonal(dy, y)
     yield "only the term i = j is left of the sum", dy * y
 
 
 @mul.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i dz_i/dy_j, with dz_i/dy_j = x_i where i = j, else 0", diagonal(dy, x)
+    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = x_i where i = j, else 0", diagonal(dy, x)
     yield "only the term i = j is left of the sum", dy * x
 
 
@@ -127,13 +127,13 @@ def div(x, y):
 
 @div.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i dz_i/dx_j, with dz_i/dx_j = 1/y_i where i = j, else 0", diagonal(dy, 1 / y)
+    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1/y_i where i = j, else 0", diagonal(dy, 1 / y)
     yield "only the term i = j is left of the sum", dy / y
 
 
 @div.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i dz_i/dy_j, with dz_i/dy_j = -x_i / y_i^2 where i = j, else 0", diagonal(dy, -x / (y * y))
+    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = -x_i / y_i^2 where i = j, else 0", diagonal(dy, -x / (y * y))
     yield "only the term i = j is left of the sum", -dy * x / (y * y)
     yield "x / y is the quotient z, which forward has computed", -dy * (x / y) / y
 
@@ -156,7 +156,7 @@ def neg(x):
 
 @neg.derivation("x")
 def _(x, dy):
-    yield "dx_j = sum_i dy_i dz_i/dx_j, with dz_i/dx_j = -1 where i = j, else 0", diagonal(dy, -1.0)
+    yield "dx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = -1 where i = j, else 0", diagonal(dy, -1.0)
     yield "only the term i = j is left of the sum", -dy
 
 
@@ -166,7 +166,7 @@ def _(rng, shape=(2, 3)):
 
 
 def power_slope(x, y, z):
-    """``dz/dx = y x^(y-1)`` for ``z = x^y``, and 0 for ``y = 0`` also at ``x = 0``, where 0 times 0^-1 would be NaN.
+    """``∂z/∂x = y x^(y-1)`` for ``z = x^y``, and 0 for ``y = 0`` also at ``x = 0``, where 0 times 0^-1 would be NaN.
 
     The two exponents of which NumPy has a cheap power, but not of the one below, use z.
     """
@@ -180,7 +180,7 @@ def power_slope(x, y, z):
 
 
 def power_log(x, z):
-    """``dz/dy = z log x`` for ``z = x^y``: 0 at ``x = 0``, NaN for ``x < 0``, where no y nearby has a real power."""
+    """``∂z/∂y = z log x`` for ``z = x^y``: 0 at ``x = 0``, NaN for ``x < 0``, where no y nearby has a real power."""
     base = np.asarray(x, np.result_type(z))
     log = np.log(np.where(base > 0, base, 1))
     return z * np.where(base < 0, np.nan, log)
@@ -208,7 +208,7 @@ def power(x, y):
 @power.derivation("x")
 def _(x, y, dy):
     yield (
-        "gx_j = sum_i dy_i dz_i/dx_j; with z = exp(y log x) the chain rule gives dz_i/dx_i = exp(y log x) y / x",
+        "gx_j = sum_i dy_i ∂z_i/∂x_j; with z = exp(y log x) the chain rule gives ∂z_i/∂x_i = exp(y log x) y / x",
         diagonal(dy, np.exp(y * np.log(x)) * y / x),
     )
     yield "only the term i = j is left of the sum, and exp(y log x) is x^y", dy * x**y * y / x
@@ -218,7 +218,7 @@ def _(x, y, dy):
 @power.derivation("y")
 def _(x, y, dy):
     yield (
-        "gy_j = sum_i dy_i dz_i/dy_j; with z = exp(y log x) the chain rule gives dz_i/dy_i = exp(y log x) log x",
+        "gy_j = sum_i dy_i ∂z_i/∂y_j; with z = exp(y log x) the chain rule gives ∂z_i/∂y_i = exp(y log x) log x",
         diagonal(dy, np.exp(y * np.log(x)) * np.log(x)),
     )
     yield "only the term i = j is left of the sum, and exp(y log x) is z", dy * x**y * np.log(x)

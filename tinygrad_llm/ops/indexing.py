@@ -62,7 +62,7 @@ def _(weight, ids, dy):
     onehot = np.eye(len(weight))[ids.ravel()]  # (N, V): row n is e_(ids_n), so y = onehot W
     dy = dy.reshape(ids.size, -1)
     yield (
-        "dW_vc = sum_nd dy_nd dy_nd/dW_vc, with dy_nd/dW_vc = 1 where ids_n = v and d = c, else 0",
+        "dW_vc = sum_nd dy_nd ∂y_nd/∂W_vc, with ∂y_nd/∂W_vc = 1 where ids_n = v and d = c, else 0",
         np.einsum("nd,nv,dc->vc", dy, onehot, np.eye(weight.shape[1])),
     )
     yield "only d = c is left: the gradient of a product with one-hot rows", onehot.T @ dy
@@ -85,7 +85,10 @@ def plain_index(index):
     """`index` with arrays in place of Tensors."""
     if isinstance(index, tuple):
         return tuple(map(plain_index, index))
-    return index.data if isinstance(index, Tensor) else index
+    index = index.data if isinstance(index, Tensor) else index
+    if isinstance(index, np.ndarray) and index.size == 0 and index.dtype.kind == "f":
+        return index.astype(np.intp)  # what NumPy makes of x[[]]
+    return index
 
 
 def reads_once(index):
@@ -119,7 +122,9 @@ def getitem(x, index):
     def vjp(dy):
         if isinstance(index, np.ndarray) and index.dtype.kind in "iu":
             count, *row = shape
-            return scatter_rows(index.ravel() % count, dy.reshape(index.size, *row), count)  # -1 is count - 1
+            return scatter_rows(
+                index.astype(np.intp).ravel() % count, dy.reshape(index.size, *row), count
+            )  # -1 is count - 1
         dx = np.zeros(shape, dy.dtype)
         if reads_once(index):
             dx[index] = dy
@@ -135,7 +140,7 @@ def _(x, index, dy):
     places = np.arange(x.size).reshape(x.shape)[plain_index(index)].ravel()  # y_n was read from place places[n] of x
     jacobian = np.eye(x.size)[places]
     yield (
-        "dx_j = sum_n dy_n dy_n/dx_j, with dy_n/dx_j = 1 where y_n was read from place j, else 0",
+        "dx_j = sum_n dy_n ∂y_n/∂x_j, with ∂y_n/∂x_j = 1 where y_n was read from place j, else 0",
         (dy.ravel() @ jacobian).reshape(x.shape),
     )
     dx = np.zeros(x.size)

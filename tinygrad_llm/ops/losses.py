@@ -62,6 +62,7 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
         dx = x - top[:, None]
         np.exp(dx, out=dx)
         dx *= (w * (1 + 2 * z_loss * lse) / total)[:, None]  # exp(x - top) / total is p
+        dx[~kept] = 0  # 0 times an infinite logit would not be 0
         dx[each, targets] -= w * (1 - label_smoothing)
         if label_smoothing:
             dx -= (w * (label_smoothing / vocabulary))[:, None]
@@ -101,16 +102,16 @@ def _(logits, targets, dy, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, r
     p, lse = np.exp(logits) / total, np.log(total)
     w, delta = w[..., None], np.eye(vocabulary)
 
-    jacobian = p[..., :, None] * (delta - p[..., None, :])  # dp_v/dx_j: the quotient rule on exp(x_v) / total
-    from_z = 2 * z_loss * lse * (np.exp(logits) / total)  # dlse/dx_j = (dtotal/dx_j) / total = exp(x_j) / total
+    jacobian = p[..., :, None] * (delta - p[..., None, :])  # ∂p_v/∂x_j: the quotient rule on exp(x_v) / total
+    from_z = 2 * z_loss * lse * (np.exp(logits) / total)  # ∂lse/∂x_j = (∂total/∂x_j) / total = exp(x_j) / total
     yield (
-        "dx_j = w dloss/dx_j, where loss = -sum_v t_v log p_v + z_loss lse^2, and w is dy times the row's share in the "
-        "mean; chain rule with dlog p_v/dp_v = 1/p_v, dp_v/dx_j = p_v (delta_vj - p_j) and "
-        "dlse/dx_j = exp(x_j)/sum_v exp(x_v)",
+        "dx_j = w ∂loss/∂x_j, where loss = -sum_v t_v log p_v + z_loss lse^2, and w is dy times the row's share in the "
+        "mean; chain rule with ∂log p_v/∂p_v = 1/p_v, ∂p_v/∂x_j = p_v (delta_vj - p_j) and "
+        "∂lse/∂x_j = exp(x_j)/sum_v exp(x_v)",
         w * (np.einsum("...v,...vj->...j", -t / p, jacobian) + from_z),
     )
     yield (
-        "p_v cancels against 1/p_v: dlog p_v/dx_j = delta_vj - p_j; and dlse/dx_j is p_j itself",
+        "p_v cancels against 1/p_v: ∂log p_v/∂x_j = delta_vj - p_j; and ∂lse/∂x_j is p_j itself",
         w * (np.einsum("...v,...vj->...j", -t, delta - p[..., None, :]) + 2 * z_loss * lse * p),
     )
     yield (

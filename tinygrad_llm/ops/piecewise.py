@@ -103,7 +103,7 @@ def where(condition, x, y):
 def _(condition, x, y, dy):
     chosen = np.where(condition, 1.0, 0.0)
     yield (
-        "gx_j = sum_i dy_i dz_i/dx_j, with dz_i/dx_j = 1 where i = j and the condition holds, else 0",
+        "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1 where i = j and the condition holds, else 0",
         diagonal(dy, chosen),
     )
     yield "only the term i = j is left of the sum: dy where the condition holds", np.where(condition, dy, 0)
@@ -113,7 +113,7 @@ def _(condition, x, y, dy):
 def _(condition, x, y, dy):
     chosen = np.where(condition, 0.0, 1.0)
     yield (
-        "gy_j = sum_i dy_i dz_i/dy_j, with dz_i/dy_j = 0 where the condition holds, 1 at other i = j",
+        "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = 0 where the condition holds, 1 at other i = j",
         diagonal(dy, chosen),
     )
     yield "only the term i = j is left of the sum: dy where the condition does not hold", np.where(condition, 0, dy)

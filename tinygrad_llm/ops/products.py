@@ -41,8 +41,8 @@ def linear(x, weight, bias=None):
 
         dx = dy W^T,   dW = x^T dy,   db = sum_t dy_t
 
-    all three deferred: a frozen weight costs nothing, and a pipeline schedule may put the weight gradients off.
-    Cost, with N rows: 2 N C F floating-point operations forward and twice that backward.
+    all three deferred: the gradient of a frozen weight costs no arithmetic, and a pipeline schedule may put the weight
+    gradients off. Cost, with N rows: 2 N C F floating-point operations forward and twice that backward.
     """
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[0]:
         raise ValueError(
@@ -75,9 +75,9 @@ def linear(x, weight, bias=None):
 
 @linear.derivation("x")
 def _(x, weight, dy, bias=None):
-    jacobian = weight.T  # dy_f/dx_c = W_cf
+    jacobian = weight.T  # ∂y_f/∂x_c = W_cf
     yield (
-        "dx_tc = sum over rows u and features f of dy_uf dy_uf/dx_tc; row u of y depends on row u of x alone, "
+        "dx_tc = sum over rows u and features f of dy_uf ∂y_uf/∂x_tc; row u of y depends on row u of x alone, "
         "so its Jacobian is W_cf where u = t, else 0",
         np.einsum("uf,ut,fc->tc", rows(dy), np.eye(len(rows(x))), jacobian).reshape(x.shape),
     )
@@ -90,7 +90,7 @@ def _(x, weight, dy, bias=None):
     x, dy = rows(x), rows(dy)
     jacobian = np.einsum("tc,fg->tfcg", x, np.eye(weight.shape[1]))
     yield (
-        "dW_cg = sum_tf dy_tf dy_tf/dW_cg, with dy_tf/dW_cg = x_tc where f = g, else 0",
+        "dW_cg = sum_tf dy_tf ∂y_tf/∂W_cg, with ∂y_tf/∂W_cg = x_tc where f = g, else 0",
         np.einsum("tf,tfcg->cg", dy, jacobian),
     )
     yield "only f = g is left: one outer product of x_t and dy_t for each row, added up", sum(map(np.outer, x, dy))
@@ -101,7 +101,7 @@ def _(x, weight, dy, bias=None):
 def _(x, weight, bias, dy):
     features = len(bias)
     yield (
-        "db_g = sum_tf dy_tf dy_tf/db_g, with dy_tf/db_g = 1 where f = g, else 0: the bias is added as it is",
+        "db_g = sum_tf dy_tf ∂y_tf/∂b_g, with ∂y_tf/∂b_g = 1 where f = g, else 0: the bias is added as it is",
         np.einsum("tf,fg->g", rows(dy), np.eye(features)),
     )
     yield "only f = g is left; every row uses the same bias, so the rows add", rows(dy).sum(0)
@@ -182,7 +182,7 @@ def _(x, y, dy):
     xm, ym, dz = as_matrices(x, y, dy)
     jacobian = np.einsum("mp,...kn->...mnpk", np.eye(xm.shape[-2]), ym)
     yield (
-        "gx_pk = sum_mn dy_mn dz_mn/dx_pk, with dz_mn/dx_pk = y_kn where m = p, else 0 (in each matrix of the batch)",
+        "gx_pk = sum_mn dy_mn ∂z_mn/∂x_pk, with ∂z_mn/∂x_pk = y_kn where m = p, else 0 (in each matrix of the batch)",
         np.einsum("...mn,...mnpk->...pk", dz, jacobian),
     )
     yield "only m = p is left", np.einsum("...pn,...kn->...pk", dz, ym)
@@ -198,7 +198,7 @@ def _(x, y, dy):
         return gradient if y.ndim > 1 else gradient[..., 0]
 
     yield (
-        "gy_kq = sum_mn dy_mn dz_mn/dy_kq, with dz_mn/dy_kq = x_mk where n = q, else 0 (in each matrix of the batch)",
+        "gy_kq = sum_mn dy_mn ∂z_mn/∂y_kq, with ∂z_mn/∂y_kq = x_mk where n = q, else 0 (in each matrix of the batch)",
         as_y(np.einsum("...mn,...mnkq->...kq", dz, jacobian)),
     )
     yield "only n = q is left", as_y(np.einsum("...mk,...mq->...kq", xm, dz))
@@ -348,7 +348,7 @@ def _(*xs, subscripts, dy):
         return dx
 
     yield (
-        "dx_j = sum_o dy_o dy_o/dx_j; y is linear in each operand, so column j of its Jacobian is y with the operand "
+        "dx_j = sum_o dy_o ∂y_o/∂x_j; y is linear in each operand, so column j of its Jacobian is y with the operand "
         "replaced by the unit array e_j",
         tuple(by_columns(i) for i in range(len(xs))),
     )

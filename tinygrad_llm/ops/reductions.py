@@ -30,7 +30,7 @@ def group_size(name, x, axis):
 
 
 def linear_map(function, shape, dy):
-    """``sum_k dy_k dz_k/dx_j`` for a linear `function`: column j of its Jacobian is its image of the unit array e_j."""
+    """``sum_k dy_k ∂z_k/∂x_j`` for a linear `function`: column j of its Jacobian is its image of the unit array e_j."""
     size = math.prod(shape)
     units = np.eye(size).reshape(size, *shape)
     return np.array([np.sum(dy * function(unit)) for unit in units]).reshape(shape)
@@ -53,7 +53,7 @@ def sum(x, axis=None, keepdims=False):  # Python's own sum is not used in this f
 @sum.derivation("x")
 def _(x, dy, axis=None, keepdims=False):
     yield (
-        "dx_j = sum_k dy_k dz_k/dx_j, with dz_k/dx_j = 1 where x_j belongs to the group k, else 0",
+        "dx_j = sum_k dy_k ∂z_k/∂x_j, with ∂z_k/∂x_j = 1 where x_j belongs to the group k, else 0",
         linear_map(lambda unit: np.sum(unit, axis=axis, keepdims=keepdims), x.shape, dy),
     )
     yield (
@@ -89,7 +89,7 @@ def mean(x, axis=None, keepdims=False):
 @mean.derivation("x")
 def _(x, dy, axis=None, keepdims=False):
     yield (
-        "dx_j = sum_k dy_k dz_k/dx_j, with dz_k/dx_j = 1/N where x_j belongs to the group k, else 0",
+        "dx_j = sum_k dy_k ∂z_k/∂x_j, with ∂z_k/∂x_j = 1/N where x_j belongs to the group k, else 0",
         linear_map(lambda unit: np.mean(unit, axis=axis, keepdims=keepdims), x.shape, dy),
     )
     n = x.size / dy.size
@@ -136,8 +136,8 @@ def _(x, dy, axis=None, keepdims=False):
         return np.max(np.where(unit == 1, -np.inf, x), axis=axis, keepdims=keepdims) < z
 
     yield (
-        "dx_j = sum_k dy_k dz_k/dx_j; without ties z_k follows one entry, the one without which it would be smaller: "
-        "dz_k/dx_j = 1 for that x_j, else 0",
+        "dx_j = sum_k dy_k ∂z_k/∂x_j; without ties z_k follows one entry, the one without which it would be smaller: "
+        "∂z_k/∂x_j = 1 for that x_j, else 0",
         linear_map(changes, x.shape, dy),
     )
     largest = x == restored(z, axis, keepdims)

@@ -12,17 +12,17 @@ from tinygrad_llm.ops.samples import normal
 
 
 @functools.lru_cache(maxsize=16)
-def causal_bias(queries, keys, dtype):
-    """(T, S): 0 where query t may see key s, ``s <= S - T + t``, else -inf. Built once per size, and read-only."""
-    bias = np.where(np.tri(queries, keys, keys - queries, dtype=bool), 0.0, -np.inf).astype(dtype)
-    bias.flags.writeable = False
-    return bias
+def future(queries, keys):
+    """(T, S): True where query t may not see key s, ``s > S - T + t``. Built once per size, and read-only."""
+    hidden = ~np.tri(queries, keys, keys - queries, dtype=bool)
+    hidden.flags.writeable = False
+    return hidden
 
 
 def hide(scores, mask, causal):
     """Write -inf over the scores (B, H, T, S) that causality or `mask` forbids, or add a floating mask; in place."""
     if causal:
-        scores += causal_bias(*scores.shape[-2:], scores.real.dtype)
+        np.copyto(scores, -np.inf, where=future(*scores.shape[-2:]))
     if mask is None:
         return
     mask = np.asarray(mask)
@@ -152,7 +152,7 @@ def written_out(q, k, v, mask, causal, scale):
 
 
 def softmax_jacobian(p):
-    """``dp_ts/dscores_tr = p_ts (delta_sr - p_tr)`` as (..., T, S, R): the quotient rule on exp / sum of exp."""
+    """``∂p_ts/∂scores_tr = p_ts (delta_sr - p_tr)`` as (..., T, S, R): the quotient rule on exp / sum of exp."""
     return np.einsum("...ts,sr->...tsr", p, np.eye(p.shape[-1])) - np.einsum("...ts,...tr->...tsr", p, p)
 
 
@@ -183,11 +183,11 @@ def sum_groups(a, kv_heads):
 @attention.derivation("q")
 def _(q, k, v, dy, mask=None, causal=False, scale=None):
     k, v, p, scale = written_out(q, k, v, mask, causal, scale)
-    by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # dy_te/dscores_tr
+    by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # ∂y_te/∂scores_tr
     jacobian = scale * np.einsum("bhter,bhrd,tu->bhteud", by_score, k, np.eye(q.shape[2]))
     yield (
-        "dq_ud = sum_te dy_te dy_te/dq_ud; chain rule from y_te = sum_s p_ts v_se over the softmax, "
-        "dp_ts/dscores_tr = p_ts (delta_sr - p_tr), to scores_tr = scale q_t . k_r, which has q_u in row t = u only",
+        "dq_ud = sum_te dy_te ∂y_te/∂q_ud; chain rule from y_te = sum_s p_ts v_se over the softmax, "
+        "∂p_ts/∂scores_tr = p_ts (delta_sr - p_tr), to scores_tr = scale q_t . k_r, which has q_u in row t = u only",
         np.einsum("bhte,bhteud->bhud", dy, jacobian),
     )
     for why, ds in score_gradient_forms(dy, p, v):
@@ -199,10 +199,10 @@ def _(q, k, v, dy, mask=None, causal=False, scale=None):
 def _(q, k, v, dy, mask=None, causal=False, scale=None):
     kv_heads = k.shape[1]
     k, v, p, scale = written_out(q, k, v, mask, causal, scale)
-    by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # dy_te/dscores_tr
+    by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # ∂y_te/∂scores_tr
     jacobian = scale * np.einsum("bhter,bhtd->bhterd", by_score, q)
     yield (
-        "dk_rd = sum_te dy_te dy_te/dk_rd, over all query heads that share the key head; the same chain rule, at whose "
+        "dk_rd = sum_te dy_te ∂y_te/∂k_rd, over all query heads that share the key head; the same chain rule, at whose "
         "end scores_tr = scale q_t . k_r has k_r in every row t",
         sum_groups(np.einsum("bhte,bhterd->bhrd", dy, jacobian), kv_heads),
     )
@@ -221,8 +221,8 @@ def _(q, k, v, dy, mask=None, causal=False, scale=None):
     k, v, p, scale = written_out(q, k, v, mask, causal, scale)
     jacobian = np.einsum("bhts,ef->bhtesf", p, np.eye(v.shape[-1]))
     yield (
-        "dv_sf = sum_te dy_te dy_te/dv_sf, over all query heads that share the value head; y_te = sum_s p_ts v_se, so "
-        "dy_te/dv_sf = p_ts where e = f, else 0",
+        "dv_sf = sum_te dy_te ∂y_te/∂v_sf, over all query heads that share the value head; y_te = sum_s p_ts v_se, so "
+        "∂y_te/∂v_sf = p_ts where e = f, else 0",
         sum_groups(np.einsum("bhte,bhtesf->bhsf", dy, jacobian), kv_heads),
     )
     yield "only e = f is left", sum_groups(np.einsum("bhts,bhtf->bhsf", p, dy), kv_heads)

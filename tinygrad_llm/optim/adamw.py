@@ -60,7 +60,7 @@ class AdamW(Optimizer):
         if self.weight_decay and parameter.decay:
             parameter.data *= 1 - lr * self.weight_decay
         mean, square = self.buffer(name, "mean"), self.buffer(name, "square")
-        direction = adam_direction(gradient, mean, square, self.steps, self.betas, self.eps)
+        direction = adam_direction(gradient, mean, square, self.updates[name], self.betas, self.eps)
         direction *= lr
         parameter.data -= direction
 

@@ -15,7 +15,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrix: Array, steps: int = 5) -> Array:
-    """The nearest matrix whose singular values are all about 1 (between 0.7 and 1.2), by Newton-Schulz iteration.
+    """The nearest matrix whose singular values are all about 1, by Newton-Schulz iteration.
+
+    After 5 steps those that were above 1 % of the largest lie between 0.69 and 1.21; tinier ones are on their way.
 
     ``X = U S V^T`` becomes about ``U V^T``: each step applies ``p(s) = a s + b s^3 + c s^5`` to every singular value,
     as ``X = a X + (b A + c A A) X`` with ``A = X X^T``. Dividing by the Frobenius norm first brings all of them below

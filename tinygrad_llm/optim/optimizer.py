@@ -14,7 +14,8 @@ from tinygrad_llm.tape import Array
 class Optimizer:
     """Updates parameters in place from their ``.grad``. A parameter without a gradient is left alone.
 
-    ``state`` maps each parameter's name to its arrays (momentum and so on); ``steps`` counts the updates.
+    ``state`` maps each parameter's name to its arrays (momentum and so on); ``updates`` counts how often each was
+    updated, which differs where some were frozen for a while.
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, Parameter]], lr: float) -> None:
@@ -22,21 +23,29 @@ class Optimizer:
         if any(isinstance(pair, Parameter) for pair in pairs):
             raise TypeError(f"{type(self).__name__}: give (name, parameter) pairs, as model.named_parameters() does")
         self.parameters = dict(pairs)
+        if len(self.parameters) < len(pairs):
+            raise ValueError(f"{type(self).__name__}: two parameters have the same name")
         if not self.parameters:
             raise ValueError(f"{type(self).__name__}: there are no parameters to train")
         if not lr >= 0:
             raise ValueError(f"{type(self).__name__}: lr={lr} must not be negative")
         self.lr = lr
-        self.steps = 0
         self.state: dict[str, dict[str, Array]] = {}
+        self.updates: dict[str, int] = {}
 
     def step(self, lr: float | None = None) -> None:
         """One update, with the given learning rate or the optimiser's own."""
-        self.steps += 1
         rate = self.lr if lr is None else lr
         for name, parameter in self.parameters.items():
-            if parameter.grad is not None:
-                self.update(name, parameter, parameter.grad, rate)
+            if parameter.grad is None:
+                continue
+            if not parameter.data.flags.writeable:
+                raise RuntimeError(
+                    f"{type(self).__name__}: {name} cannot be updated while a graph that was not sent backward "
+                    "needs its values; delete that graph's result first, or compute it under no_grad()"
+                )
+            self.updates[name] = self.updates.get(name, 0) + 1
+            self.update(name, parameter, parameter.grad, rate)
 
     def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
         """Update one parameter."""
@@ -55,21 +64,23 @@ class Optimizer:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Array]:
-        """All state as flat names to arrays, ``steps`` among them."""
+        """All state as flat names to arrays: ``name/kind``, and the counts as ``name/updates``."""
         arrays = {f"{name}/{kind}": a for name, kinds in self.state.items() for kind, a in kinds.items()}
-        return {"steps": np.array(self.steps), **arrays}
+        return arrays | {f"{name}/updates": np.array(count) for name, count in self.updates.items()}
 
     def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
         """Restore what `state_dict` gave; names and shapes must fit the parameters."""
         state: dict[str, dict[str, Array]] = {}
+        updates: dict[str, int] = {}
         for key, array in arrays.items():
             name, _, kind = key.rpartition("/")
-            if key == "steps":
+            if kind == "updates" and name in self.parameters:
+                updates[name] = int(array)
                 continue
             if name not in self.parameters or self.parameters[name].shape != array.shape:
                 raise ValueError(f"{type(self).__name__}: state {key!r} of shape {array.shape} fits no parameter")
             state.setdefault(name, {})[kind] = np.array(array)
-        self.state, self.steps = state, int(arrays["steps"])
+        self.state, self.updates = state, updates
 
 
 def global_norm(parameters: Iterable[Parameter]) -> float:
@@ -83,6 +94,8 @@ def clip_by_global_norm(parameters: Iterable[Parameter], limit: float) -> float:
 
     Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 3.2.
     """
+    if not limit >= 0:
+        raise ValueError(f"clip_by_global_norm: limit={limit} must not be negative")
     parameters = list(parameters)
     norm = global_norm(parameters)
     if norm > limit:

@@ -23,14 +23,14 @@ def rate_factor(schedule: str, step: int, steps: int, warmup: int = 0, floor: fl
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule {schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+    if schedule == "wsd":  # in a short run the decay may begin before the warm-up has ended
+        tail = max(1, round(decay * steps))
+        done = min(1.0, max(0.0, (step - (steps - tail)) / tail))
+        return min(1 - (1 - floor) * done, (step + 1) / (warmup + 1))
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if schedule == "constant":
         return 1.0
-    if schedule == "wsd":
-        tail = max(1, round(decay * steps))
-        done = min(1.0, max(0.0, (step - (steps - tail)) / tail))
-        return 1 - (1 - floor) * done
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     if schedule == "linear":
         return 1 - (1 - floor) * done
