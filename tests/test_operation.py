@@ -205,3 +205,159 @@ def test_checkpoint_of_several_outputs():
     a, b = tg.checkpoint(lambda t: (t * 3, t * t), x)
     (a * b).backward(np.ones(1))  # 3x * x^2
     assert x.grad == [36.0]
+
+
+def draws_and_doubles(x):
+    random.next_stream("dropout")
+    return x * 2
+
+
+def test_backward_through_a_checkpoint_leaves_the_random_scope_as_it_was():
+    with random.scope(7, "test"):
+        y = tg.checkpoint(draws_and_doubles, leaf(1.0))
+        random.next_stream("batch")
+        before = random.get_state()
+        y.backward(np.ones(1))
+        assert random.get_state() == before
+
+
+def test_a_recomputation_that_fails_leaves_the_random_scope_as_it_was():
+    calls = []
+
+    def works_once(x):
+        calls.append(x)
+        if len(calls) > 1:
+            raise RuntimeError("not again")
+        return draws_and_doubles(x)
+
+    with random.scope(7, "test"):
+        y = tg.checkpoint(works_once, leaf(1.0))
+        random.next_stream("batch")
+        before = random.get_state()
+        with pytest.raises(RuntimeError, match="not again"):
+            y.backward(np.ones(1))
+        assert random.get_state() == before
+
+
+def test_a_checkpoint_records_its_recomputation_also_under_no_grad():
+    x = leaf(3.0)
+    y = tg.checkpoint(lambda t: t * t, x)
+    with tg.no_grad():
+        y.backward(np.ones(1))
+    assert x.grad == [6.0]
+
+
+def test_under_no_grad_checkpoint_only_calls_the_function():
+    x = leaf(3.0)
+    with tg.no_grad():
+        assert tg.checkpoint(lambda t: t, x) is x
+
+
+def test_an_output_of_a_checkpoint_that_depends_on_no_input_receives_no_gradient():
+    x, constant = leaf(2.0), Tensor(np.array([5.0]))
+    a, b = tg.checkpoint(lambda t: (t * 3, constant), x)
+    (a * b).backward(np.ones(1))
+    assert x.grad == [15.0]
+    assert constant.grad is None
+
+
+def test_an_input_that_a_checkpoint_does_not_use_receives_zeros():
+    x, unused = leaf(2.0), leaf(1.0, 1.0)
+    tg.checkpoint(lambda t, _: t * 3, x, unused).backward(np.ones(1))
+    assert x.grad == [3.0]
+    assert unused.grad.tolist() == [0.0, 0.0]
+
+
+def test_arguments_of_a_checkpoint_that_are_no_tensors_arrive_unchanged():
+    arguments = [1, 2], np.float64(3.0), None
+    seen = []
+
+    def function(x, *rest):
+        seen.extend(rest)
+        return x * 2
+
+    tg.checkpoint(function, leaf(1.0), *arguments).backward(np.ones(1))
+    assert len(seen) == 2 * len(arguments)
+    assert all(got is given for got, given in zip(seen, arguments * 2, strict=True))
+
+
+def test_an_integer_output_of_a_checkpoint_requires_no_gradient():
+    x = leaf(1.0, 3.0)
+    doubled, index = tg.checkpoint(lambda t: (t * 2, Tensor(t.data.argmax())), x)
+    assert doubled.requires_grad
+    assert not index.requires_grad
+    assert index.item() == 1
+    doubled.backward(np.ones(2))
+    assert x.grad.tolist() == [2.0, 2.0]
+
+
+def test_a_value_that_checkpoints_share_with_the_graph_outside_gets_the_same_gradient_as_without_them():
+    rng = np.random.default_rng(0)
+    start, weight, dy = (rng.standard_normal((3, 3)) for _ in range(3))
+
+    def gradients(call):
+        x, w = Tensor(start, requires_grad=True), Tensor(weight, requires_grad=True)
+        wt = w.T
+
+        def layer(t):
+            return (t @ wt).tanh()
+
+        (call(layer, call(layer, x)) @ wt + wt).backward(dy)
+        return x.grad, w.grad
+
+    plain, again = gradients(lambda function, t: function(t)), gradients(tg.checkpoint)
+    for left, right in zip(plain, again, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-12)
+
+
+def test_a_checkpoint_turns_a_list_of_outputs_into_a_tuple():
+    x = leaf(2.0)
+    outputs = tg.checkpoint(lambda t: [t * 3, t * t], x)
+    assert isinstance(outputs, tuple)
+    (outputs[0] * outputs[1]).backward(np.ones(1))
+    assert x.grad == [36.0]
+
+
+@pytest.mark.parametrize("function", [lambda t: t.data, lambda t: (t, None), lambda t: None])
+def test_a_checkpoint_whose_function_returns_no_tensors_is_refused(function):
+    with pytest.raises(TypeError, match="checkpoint: the function must return a Tensor or a tuple of them"):
+        tg.checkpoint(function, leaf(1.0))
+
+
+def test_a_list_of_tensors_where_one_belongs_is_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"a list of Tensors is not a Tensor: .*stack\(\)"):
+        tg.ops.exp([leaf(1.0), leaf(2.0)])
+
+
+def test_an_option_receives_no_gradient_and_says_so():
+    @make
+    def scaled(x, *, by):
+        return x * by, lambda dy: dy * by
+
+    with pytest.raises(TypeError, match=r"scaled: 'by' is an option, which receives no gradient; detach\(\) it"):
+        scaled(leaf(1.0), by=leaf(2.0))
+    assert scaled(leaf(3.0), by=leaf(2.0).detach()).data == [6.0]
+
+
+@pytest.mark.parametrize("result", [np.ones(1), (np.ones(1), np.ones(1)), (np.ones(1), abs, abs), None])
+def test_a_function_that_returns_no_pair_of_value_and_vjp_is_refused(result):
+    @make
+    def incomplete(x):
+        return result
+
+    with pytest.raises(TypeError, match=r"incomplete: an operation returns \(value, vjp\)"):
+        incomplete(np.ones(1))
+
+
+def test_numbers_and_integers_where_arrays_of_floats_belong_are_a_type_error_that_names_the_operation():
+    with pytest.raises(TypeError, match=r"matmul: .*float64 and float"):
+        tg.ops.matmul(leaf(1.0, 2.0), 2.0)
+    with pytest.raises(TypeError, match=r"cross_entropy: .*int64"):
+        tg.ops.cross_entropy(np.array([[1, 2]]), np.array([0]))
+
+
+def test_an_option_after_a_list_of_inputs_must_be_named():
+    a, b = np.ones((2, 1)), np.zeros((2, 1))
+    with pytest.raises(TypeError, match=r"concatenate: .*by name, as in axis=1"):
+        tg.ops.concatenate([a, b], 1)
+    assert tg.ops.concatenate([a, b], axis=1).shape == (2, 2)

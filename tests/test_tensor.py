@@ -1,6 +1,9 @@
 """The tape: what flows where, in which order, and what it refuses."""
 
 import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 import tinygrad_llm as tg
 from tinygrad_llm import Tensor, tape
-from tinygrad_llm.tape import unbroadcast
+from tinygrad_llm.operation import Operation
+from tinygrad_llm.tape import saved_arrays, unbroadcast
 
 
 def leaf(*values):
@@ -255,3 +259,187 @@ def test_unbroadcast_is_the_adjoint_of_broadcasting(data):
     assert back.shape == shape
     # <broadcast(x), g> = <x, unbroadcast(g)>
     np.testing.assert_allclose((np.broadcast_to(x, full) * g).sum(), (x * back).sum(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_cotangent_is_taken_in_the_dtype_of_its_tensor():
+    seen = []
+
+    def double(x):
+        def vjp(dy):
+            seen.append(dy.dtype)
+            return 2 * dy
+
+        return 2 * x, vjp
+
+    x = Tensor(np.ones(2, np.float32), requires_grad=True)
+    y = Operation(double)(x).retain_grad()
+    y.backward(np.ones(2, np.float64))
+    assert seen == [np.float32]
+    assert x.grad.dtype == y.grad.dtype == np.float32
+    leaf_alone = Tensor(np.ones(2, np.float32), requires_grad=True)
+    leaf_alone.backward(np.ones(2, np.float64))
+    assert leaf_alone.grad.dtype == np.float32
+
+
+def test_leaf_gradients_do_not_share_memory_with_each_other():
+    def both(x, y):
+        def vjp(dy):
+            gradient = 2 * dy
+            return gradient, gradient
+
+        return 2 * (x + y), vjp
+
+    x, y = leaf(1.0), leaf(2.0)
+    Operation(both)(x, y).backward(np.ones(1))
+    assert not np.may_share_memory(x.grad, y.grad)
+
+
+def test_a_leaf_gradient_does_not_share_memory_with_what_the_vjp_saved():
+    def total(x):
+        slope = np.ones_like(x)
+        saved.append(slope)
+        return x.sum(), lambda dy: slope[:]
+
+    saved = []
+    x = leaf(1.0, 2.0)
+    Operation(total)(x).backward()
+    assert x.grad.tolist() == [1.0, 1.0]
+    assert not np.may_share_memory(x.grad, saved[0])
+
+
+def test_the_gradient_of_a_leaf_that_is_sent_backward_itself_is_a_copy_of_the_cotangent():
+    x, dy = leaf(1.0), np.ones(1)
+    x.backward(dy)
+    assert not np.may_share_memory(x.grad, dy)
+
+
+def test_a_retained_gradient_shares_no_memory_with_the_cotangent_nor_with_a_leaf():
+    x, dy = leaf(1.0), np.ones(1)
+    y = Operation(lambda t: (t + 0, lambda cotangent: cotangent), "same")(x).retain_grad()
+    y.backward(dy)
+    assert not np.may_share_memory(y.grad, dy)
+    assert not np.may_share_memory(y.grad, x.grad)
+
+
+def test_a_gradient_that_is_a_broadcast_view_becomes_an_array_that_can_be_added_to():
+    x = leaf(1.0, 2.0)
+    x.sum().backward()
+    x.sum().backward()
+    assert x.grad.tolist() == [2.0, 2.0]
+
+
+def test_the_owner_of_a_view_is_locked_and_unlocked_with_it():
+    array = np.ones((4, 3))
+    view = array[:2]
+    v = Tensor(view, requires_grad=True)
+    y = v * v
+    assert not array.flags.writeable
+    assert not view.flags.writeable
+    y.backward(np.ones((2, 3)))
+    assert array.flags.writeable
+    assert view.flags.writeable
+
+
+def test_an_input_is_locked_when_another_view_of_its_memory_was_saved():
+    def square_sum(x):
+        flat = x.reshape(-1)
+        return flat @ flat, lambda dy: (2 * dy * flat).reshape(x_shape)
+
+    x_shape = (2, 3)
+    view = np.ones((4, 3))[:2]
+    y = Operation(square_sum)(Tensor(view, requires_grad=True))
+    assert not view.flags.writeable
+    y.backward()
+    assert view.flags.writeable
+
+
+def test_saved_arrays_are_found_in_inner_closures_and_in_tuples_and_lists():
+    plain, inside, first, second = (np.full(1, float(i)) for i in range(4))
+    pair, listed = ("a name", first), [second]
+
+    def inner(dy):
+        return dy * inside
+
+    def vjp(dy):
+        return inner(dy) * plain * pair[1] * listed[0] * never_assigned
+
+    if not listed:
+        never_assigned = 1.0
+    found = sorted(float(a[0]) for a in saved_arrays(vjp))
+    assert found == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_function_that_calls_itself_is_searched_for_saved_arrays_once():
+    kept = np.ones(1)
+
+    def vjp(dy):
+        return kept if dy is None else vjp(None)
+
+    assert len(saved_arrays(vjp)) == 1
+
+
+def test_a_vjp_may_return_a_list():
+    x, y = leaf(2.0), leaf(3.0)
+    Operation(lambda a, b: (a * b, lambda dy: [dy * b, dy * a]), "product")(x, y).backward(np.ones(1))
+    assert x.grad == [3.0]
+    assert y.grad == [2.0]
+
+
+def test_a_vjp_may_be_a_partial_function():
+    def times(factor, dy):
+        return factor * dy
+
+    x = leaf(2.0)
+    Operation(lambda a: (3 * a, partial(times, 3.0)), "triple")(x).backward(np.ones(1))
+    assert x.grad == [3.0]
+
+
+def test_a_function_decorated_with_no_grad_may_run_in_several_threads_at_once():
+    @tg.no_grad()
+    def double(t, meet):
+        meet()
+        return t * 2
+
+    x = leaf(1.0)
+    first_inside, second_inside = threading.Event(), threading.Event()
+
+    def wait_for_the_second():
+        first_inside.set()
+        assert second_inside.wait(5)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(double, x, wait_for_the_second)
+        assert first_inside.wait(5)
+
+        def outlast_the_first():
+            second_inside.set()
+            assert not first.result(5).requires_grad
+
+        assert not double(x, outlast_the_first).requires_grad
+    assert (x * 2).requires_grad
+
+
+def test_tensors_are_not_compared_but_can_be_keys():
+    x, same = leaf(1.0), leaf(1.0)
+    for compare in (lambda: x == same, lambda: x == 1.0, lambda: x != same, lambda: x in [same]):
+        with pytest.raises(TypeError, match="Tensors are not compared"):
+            compare()
+    names = {x: "x", same: "same"}
+    assert names[x] == "x"
+    assert names[same] == "same"
+
+
+def test_the_truth_of_a_tensor_is_that_of_its_data():
+    assert not Tensor(0.0)
+    assert Tensor([2.0])
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(leaf(1.0, 2.0))
+
+
+@pytest.mark.parametrize("number", [np.float64(4), np.int64(4)])
+def test_numpy_numbers_keep_float32_also_in_divisions_and_limits(number):
+    t = Tensor(np.ones(2, np.float32), requires_grad=True)
+    assert (t / number).dtype == np.float32
+    assert (number / t).dtype == np.float32
+    assert t.clip(number).dtype == np.float32
+    assert t.clip(high=number).dtype == np.float32
