@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     ids = np.zeros((1, 3), int)
     model = GPT(SIZES)
     model.final_norm.bias.data[:] = np.nan
-    with pytest.raises(FloatingPointError, match=r"the loss of step 7 is nan.*--learning-rate"):
+    with pytest.raises(FloatingPointError, match=r"step 8: the loss is nan.*--learning-rate"):
         training_step(model, SGD(model.named_parameters(), 1.0), Parts(ids, ids, []), 7, config())
 
 

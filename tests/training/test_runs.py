@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -10,11 +11,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from tinygrad_llm.training import TrainConfig, evaluate_run, load_run, pretrain
+from tinygrad_llm.training import TrainConfig, checkpoints, evaluate_run, load_run, loop, pretrain
 from tinygrad_llm.training.metrics import read_metrics
+from tinygrad_llm.weights import load_arrays
 
 SMALL = {
     "steps": 12,
@@ -91,23 +94,57 @@ def arguments(text, run, **changes):
     return [*COMMAND, "--data", str(text), "--out", str(run), "--resume", *flags]
 
 
+LONG = {"steps": 60, "batch_size": 64, "checkpoint_every": 7, "validate_every": 20, "sample_every": 30}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(text, reference, tmp_path):
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(text, tmp_path):
     run, moments = tmp_path / "killed", random.Random(0)
-    killed = 0
-    for _ in range(6):
-        process = subprocess.Popen(arguments(text, run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        try:
-            assert process.wait(moments.uniform(0.5, 2.0)) == 0, process.stderr.read()
-        except subprocess.TimeoutExpired:
-            process.kill()
-            killed += 1
-        process.communicate()
-    subprocess.run(arguments(text, run), check=True, stdout=subprocess.DEVNULL)
-    assert killed
-    assert digest(run) == digest(reference)
+    train(text, tmp_path / "whole", **LONG)
+    reached = []
+    while len(reached) < 6:
+        process = subprocess.Popen(arguments(text, run, **LONG), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wanted = moments.randrange(2, 9) + (reached[-1] if reached else 0)
+        while process.poll() is None and steps_done(run) < wanted:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        _, error = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), error
+        reached.append(steps_done(run))
+    assert len(set(reached)) >= 4, f"killed after steps {reached}"
+    assert reached[0] < 60
+    subprocess.run(arguments(text, run, **LONG), check=True, stdout=subprocess.DEVNULL)
+    assert digest(run) == digest(tmp_path / "whole")
     steps = [row["step"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row]
-    assert steps == list(range(1, 13))
+    assert steps == list(range(1, 61))
+
+
+def steps_done(run):
+    """The last step in the metrics of a run that may be under way."""
+    file = run / "metrics.jsonl"
+    return max((row["step"] for row in read_metrics(file)), default=0) if file.exists() else 0
+
+
+@pytest.mark.parametrize("where", ["save_arrays", "sync", "publish", "plot_loss", "write_samples"])
+def test_a_run_that_ends_inside_any_write_is_finished_by_the_next(text, reference, tmp_path, monkeypatch, where):
+    module = loop if where in ("plot_loss", "write_samples") else checkpoints
+    real, calls = getattr(module, where), []
+
+    def dies(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise SystemExit("killed")
+        return real(*arguments)
+
+    monkeypatch.setattr(module, where, dies)
+    with pytest.raises(SystemExit):
+        train(text, tmp_path / "run")
+    monkeypatch.setattr(module, where, real)
+    assert train(text, tmp_path / "run", resume=True) == 0
+    assert digest(tmp_path / "run") == digest(reference)
+    assert (tmp_path / "run" / "sample.txt").read_text() == (reference / "sample.txt").read_text()
+    assert (tmp_path / "run" / "loss.png").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows delivers Ctrl-C to the whole console")
@@ -130,7 +167,7 @@ def test_an_interrupted_run_finishes_its_step_saves_and_says_how_to_go_on(text, 
     assert checkpoint.name == f"step-{last:08d}"
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "state"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "state", "edit"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(text, reference, tmp_path, damage, capsys):
     run = tmp_path / "damaged"
     shutil.copytree(reference, run)
@@ -141,6 +178,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(text, reference
         file.unlink()
     elif damage == "flip":
         file.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    elif damage == "edit":
+        (folder / "state.json").write_text((folder / "state.json").read_text().replace('"step": 12', '"step": 11'))
     else:
         file.write_bytes(content[: len(content) // 2])
     assert pretrain(TrainConfig(data=str(text), **SMALL), run, True, Console(soft_wrap=True)) == 0
@@ -148,6 +187,29 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(text, reference
     assert "warning: the checkpoint step-00000012 is damaged and was not used" in output
     assert "continued after step 9" in output
     assert digest(run) == digest(reference)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step-00000009", "step-00000012"]
+
+
+def test_what_others_leave_among_the_checkpoints_does_no_harm(text, reference, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    (run / "checkpoints" / ".DS_Store").write_bytes(b"")
+    shutil.copytree(run / "checkpoints" / "step-00000009", run / "checkpoints" / "step-backup")
+    assert train(text, run, resume=True, steps=14) == 0
+    assert read_metrics(run / "metrics.jsonl")[-1]["step"] == 14
+
+
+def test_fewer_steps_than_are_done_are_refused(text, reference):
+    with pytest.raises(ValueError, match="12 steps are done already; --steps 5 would be fewer"):
+        train(text, reference, resume=True, steps=5)
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(text, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(FloatingPointError, match=r"step .*--learning-rate"):
+        train(text, run, learning_rate=1e30, optimizer="sgd", checkpoint_every=1, clip=0.0, steps=30)
+    for file in run.glob("checkpoints/*/model.safetensors"):
+        assert all(np.isfinite(array).all() for array in load_arrays(file)[0].values())
 
 
 def test_when_all_checkpoints_are_damaged_nothing_is_overwritten(text, reference, tmp_path):
@@ -183,9 +245,27 @@ def test_a_tokenizer_that_was_exchanged_is_noticed(text, reference, tmp_path):
     run = tmp_path / "copy"
     shutil.copytree(reference, run)
     train(text, tmp_path / "other", vocab_size=270)
-    shutil.copy(tmp_path / "other" / "tokenizer.json", run / "tokenizer.json")
-    with pytest.raises(ValueError, match="do not belong together"):
-        load_run(run)
+    train(text, tmp_path / "same_size", pattern="gpt2")
+    before = (run / "training.tokens").read_bytes()
+    for other in ("other", "same_size"):
+        shutil.copy(tmp_path / other / "tokenizer.json", run / "tokenizer.json")
+        with pytest.raises(ValueError, match="do not belong together"):
+            load_run(run)
+        with pytest.raises(ValueError, match="is not the tokenizer that the run's checkpoints were trained with"):
+            train(text, run, resume=True)
+    assert (run / "training.tokens").read_bytes() == before
+
+
+def test_a_text_that_was_exchanged_is_noticed(reference, tmp_path):
+    run, changed = tmp_path / "copy", tmp_path / "changed.txt"
+    shutil.copytree(reference, run)
+    (run / "training.tokens").unlink()
+    changed.write_text("Another text altogether.\n" * 300, encoding="utf-8")
+    config = (run / "config.toml").read_text(encoding="utf-8").splitlines()
+    config = [f"data = {json.dumps(str(changed))}" if line.startswith("data = ") else line for line in config]
+    (run / "config.toml").write_text("\n".join(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="its text is not the one"):
+        pretrain(TrainConfig(), run, True, quiet())
 
 
 def test_a_text_of_a_few_lines_is_enough(tmp_path):

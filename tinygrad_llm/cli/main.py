@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.evaluate import evaluate
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.tokenizer import app as tokenizer_app
-from tinygrad_llm.cli.train import train
+from tinygrad_llm.cli.train import given_options, train
 
 app = App(
     name="tinygrad-llm",
@@ -32,6 +33,10 @@ app.command(tokenizer_app)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    given_options.set({a.split("=")[0][2:].replace("-", "_") for a in arguments if a.startswith("--")})
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except (CycloptsError, ValueError, TypeError) as error:

@@ -10,14 +10,20 @@ from rich.text import Text
 
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.tokenizer import Tokenizer
-from tinygrad_llm.training import read_corpus, train_tokenizer
+from tinygrad_llm.training import TrainConfig, read_corpus, train_tokenizer
 
 app = App(name="tokenizer", help="Train a byte-level BPE tokenizer, or use one.")
 COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
 
 
 @app.command
-def train(*, data: str = "", vocab_size: int = 4096, pattern: str = "own", out: Path = Path("tokenizer.json")) -> int:
+def train(
+    *,
+    data: str = "",
+    vocab_size: int = TrainConfig.vocab_size,
+    pattern: str = TrainConfig.pattern,
+    out: Path = Path("tokenizer.json"),
+) -> int:
     """Learn a vocabulary from text and write it as tokenizer.json.
 
     Example: tinygrad-llm tokenizer train --data book.txt --vocab-size 4096 --out book.json
@@ -33,6 +39,9 @@ def train(*, data: str = "", vocab_size: int = 4096, pattern: str = "own", out: 
     out
         File to write.
     """
+    TrainConfig(vocab_size=vocab_size, pattern=pattern)  # refuses what cannot be, before anything is read
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ValueError(f"{out}: --out needs a file name in a folder that exists")
     console = plain_console()
     tokenizer = train_tokenizer((d.text for d in read_corpus(data)), vocab_size, pattern, console)
     tokenizer.save(out)

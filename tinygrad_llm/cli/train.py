@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,9 @@ from cyclopts import Parameter
 
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.training import TrainConfig, pretrain
+
+given_options: ContextVar[Collection[str] | None] = ContextVar("given_options", default=None)
+"""Names of the options on the command line: a value that was asked for is more than a default of the same value."""
 
 
 def train(
@@ -32,7 +37,7 @@ def train(
         Go on with the run in --out (by default "run") where its last checkpoint left it.
     """
     folder = out or (Path("run") if resume else _free_name(Path("run")))
-    return pretrain(config, folder, resume, plain_console())
+    return pretrain(config, folder, resume, plain_console(), given_options.get())
 
 
 def _free_name(path: Path) -> Path:

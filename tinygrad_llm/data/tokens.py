@@ -13,6 +13,7 @@ bytes each if all ids of the vocabulary fit, else in 4.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
@@ -65,6 +66,7 @@ def _write_body(
 ) -> dict[str, Any]:
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     tokens = size = count = 0
+    digest = hashlib.blake2b(digest_size=32)
     previous = None
     separator = np.array([tokenizer.separator_id])
     file.write(b" " * _HEADER)
@@ -74,7 +76,9 @@ def _write_body(
             ids = np.concatenate([separator, ids])
             previous = document.name
             count += 1
-        file.write(ids.astype(dtype).tobytes())
+        content = ids.astype(dtype).tobytes()
+        digest.update(content)
+        file.write(content)
         tokens += len(ids)
         size += len(document.text.encode("utf-8"))
         if progress:
@@ -87,18 +91,20 @@ def _write_body(
         "documents": count,
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": tokenizer.digest,
+        "digest": digest.hexdigest(),
     }
 
 
 class TokenFile:
-    """A token file, mapped into memory: opening it costs nothing, and it may be larger than memory.
+    """A token file, mapped into memory: opening it costs one reading, and it may be larger than memory.
 
     `ids` are the ids, `n_bytes` the UTF-8 bytes of the text they stand for (separators not counted; for bits per
-    byte), `n_documents`, `vocab_size` and `tokenizer_digest` what it was made from and with.
+    byte), `n_documents`, `vocab_size` and `tokenizer_digest` what it was made from and with, `digest` a BLAKE2b hash of
+    the ids, which is checked at opening.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        """Raises DataError if the file is no token file or was cut short."""
+        """Raises DataError if the file is no token file, or was cut short or changed."""
         self.path = Path(path)
         try:
             with open(self.path, "rb") as file:
@@ -109,6 +115,7 @@ class TokenFile:
             self.n_documents: int = header["documents"]
             self.vocab_size: int = header["vocab_size"]
             self.tokenizer_digest: str = header["tokenizer"]
+            self.digest: str = header["digest"]
             dtype, tokens = np.dtype(header["dtype"]), header["tokens"]
         except (KeyError, TypeError, ValueError):
             raise DataError(
@@ -119,6 +126,10 @@ class TokenFile:
             raise DataError(
                 f"{self.path}: {size} bytes, but {tokens} tokens need {expected}; the file was cut or changed"
             )
+        with open(self.path, "rb") as file:
+            file.seek(_HEADER)
+            if hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest() != self.digest:
+                raise DataError(f"{self.path}: its ids are not those that were written (their hash differs)")
         self.ids = np.asarray(np.memmap(self.path, dtype=dtype, mode="r", offset=_HEADER, shape=(tokens,)))
 
     def __len__(self) -> int:

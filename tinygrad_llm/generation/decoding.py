@@ -24,9 +24,9 @@ def generate_tokens(
 ) -> Iterator[Array]:
     """Yield one new token id per prompt, (B,), without end.
 
-    Row b draws from its own stream of (seed, b), so it does not depend on the rest of the batch beyond rounding. When a
-    sequence outgrows the model's context, it goes on from its last ``context // 2`` tokens. `use_cache` changes the
-    time, not the result: without it every step computes the whole window again.
+    Row b draws from its own stream of (seed, b), so it does not depend on the rest of the batch beyond rounding, until
+    the longest row outgrows the model's context: then all rows go on from their last ``context // 2`` tokens.
+    `use_cache` changes the time, not the result: without it every step computes the whole window again.
     """
     sampling = sampling or Sampling()
     context = model.config.context

@@ -72,7 +72,8 @@ def keep_min_p(logits: Array, p: float) -> Array:
 
     Source: Nguyen et al. 2024, arXiv:2407.01082.
     """
-    return np.where(probabilities(logits - logits.max()) >= p * probabilities(logits).max(), logits, -np.inf)
+    likely = probabilities(logits)
+    return np.where(likely >= p * likely.max(), logits, -np.inf)
 
 
 def probabilities(logits: Array) -> Array:
@@ -86,6 +87,8 @@ def choose(logits: Array, sampling: Sampling, history: Sequence[int], uniform: f
 
     In order: repetition penalty, temperature, top-k, top-p, min-p.
     """
+    if not np.isfinite(logits.max()):
+        raise ValueError("generate: the model's logits are not finite: its weights are damaged, or training diverged")
     if sampling.repetition_penalty != 1:
         logits = penalize_repetition(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:

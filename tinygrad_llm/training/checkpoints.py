@@ -27,7 +27,7 @@ def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, abou
     """Save everything needed to go on after `step`, and make its weights the run's ``model.safetensors``."""
     parent = run / "checkpoints"
     parent.mkdir(exist_ok=True)
-    for leftover in parent.glob(".*"):
+    for leftover in parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
     temporary, folder = parent / f".step-{step:08d}.tmp", parent / f"step-{step:08d}"
     temporary.mkdir()
@@ -35,9 +35,9 @@ def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, abou
     save_arrays(temporary / "optimizer.safetensors", optimizer.state_dict(), {})
     digests = {name: _sha256(temporary / name) for name in ("model.safetensors", "optimizer.safetensors")}
     state = {**about, "step": step, "sha256": digests}
-    atomic_write(temporary / "state.json", json.dumps(state, indent=2).encode())
+    atomic_write(temporary / "state.json", json.dumps({**state, "own_sha256": _seal(state)}, indent=2).encode())
     sync(temporary)
-    if folder.exists():  # a damaged one that was stepped over when resuming
+    if folder.exists():
         shutil.rmtree(folder)
     os.replace(temporary, folder)
     sync(parent)
@@ -59,7 +59,7 @@ def load_checkpoint(
 
     A damaged one is reported through `warn` and the one before is tried. If all are damaged: ValueError.
     """
-    folders = _folders(run)
+    folders, damaged = _folders(run), []
     for folder in folders:
         try:
             state = verify(folder)
@@ -67,7 +67,10 @@ def load_checkpoint(
             model.load_state_dict(load_arrays(folder / "model.safetensors")[0])
         except (ValueError, KeyError, OSError) as error:
             warn(f"the checkpoint {folder.name} is damaged and was not used: {error}")
+            damaged.append(folder)
             continue
+        for each in damaged:  # else it would count among those that are kept
+            shutil.rmtree(each)
         publish(run, folder)
         return state
     if folders:
@@ -75,14 +78,26 @@ def load_checkpoint(
     return None
 
 
+def known_tokenizer(run: Path) -> str | None:
+    """The digest of the tokenizer that the run's checkpoints were trained with, if one of them can be read."""
+    for folder in _folders(run):
+        try:
+            return str(verify(folder)["tokenizer"])
+        except (ValueError, KeyError):
+            continue
+    return None
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """The checkpoint's state, if its files are those that were written; a ValueError names the one that is not."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        digests = state["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        seal = state.pop("own_sha256")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"state.json cannot be read ({error})") from error
-    for name, digest in digests.items():
+    if seal != _seal(state):
+        raise ValueError("state.json is not what was written (its SHA-256 differs)")
+    for name, digest in state["sha256"].items():
         if not (folder / name).is_file():
             raise ValueError(f"{name} is missing")
         if _sha256(folder / name) != digest:
@@ -90,9 +105,14 @@ def verify(folder: Path) -> dict[str, Any]:
     return state
 
 
+def _seal(state: dict[str, Any]) -> str:
+    """SHA-256 of the state itself."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _folders(run: Path) -> list[Path]:
     """Complete checkpoints, the newest first."""
-    return sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"), reverse=True)
 
 
 def _sha256(path: Path) -> str:

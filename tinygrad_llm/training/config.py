@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -11,11 +13,14 @@ import tomli_w
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.models import GPTConfig
-from tinygrad_llm.optim import Schedule
+from tinygrad_llm.optim import SCHEDULES, Schedule, rate_factor
 from tinygrad_llm.tokenizer.pretokenize import compile_pattern
 
 FORMAT = 1
 """Version of the run folder; one of another version is refused."""
+
+RATES = {"adamw": 3e-3, "adam": 3e-3, "sgd": 0.1, "muon": 0.02}
+"""Peak learning rates that suit small models."""
 
 MAY_CHANGE = ("steps", "validate_every", "sample_every", "checkpoint_every")
 """What may be set anew when a run is resumed."""
@@ -43,20 +48,20 @@ class TrainConfig:
     """Transformer blocks (L)."""
     channels: int = 96
     """Width of the model (C)."""
-    heads: int = 3
-    """Attention heads (H)."""
+    heads: int = 0
+    """Attention heads (H); 0 gives each about 32 channels."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     init_std: float = 0.02
     """Spread of the initial weights (GPT-2's is 0.02)."""
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "muon"
     """Which optimiser updates the weights."""
-    learning_rate: float = 0.02
-    """Peak learning rate."""
+    learning_rate: float = 0.0
+    """Peak learning rate; 0 takes one that suits the optimiser."""
     schedule: Schedule = "linear"
     """Course of the learning rate after warm-up; wsd is warmup-stable-decay."""
     warmup: int = 50
-    """Steps over which the learning rate rises to its peak."""
+    """Steps over which the learning rate rises to its peak; at most a fifth of all steps."""
     weight_decay: float = 0.1
     """Decay of the weight matrices."""
     clip: float = 1.0
@@ -76,15 +81,21 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{_flag(name)} {getattr(self, name)}: must be at least 1")
-        for name in ("warmup", "clip", "weight_decay", "validate_every", "sample_every", "checkpoint_every"):
+        for name in ("warmup", "heads", "clip", "weight_decay", "validate_every", "sample_every", "checkpoint_every"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
         if self.accumulate > 65_536:  # the parts of a step are all held in memory
             raise ValueError(f"--accumulate {self.accumulate}: must be at most 65,536")
         if self.context < 2:
             raise ValueError(f"--context {self.context}: must be at least 2")
-        if not self.learning_rate > 0:
-            raise ValueError(f"--learning-rate {self.learning_rate}: must be positive")
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate {self.learning_rate}: must not be negative, nor infinite")
+        if not 0 < self.init_std < math.inf:
+            raise ValueError(f"--init-std {self.init_std}: must be positive")
+        if self.optimizer not in RATES:
+            raise ValueError(f"--optimizer {self.optimizer}: must be one of {', '.join(RATES)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"--schedule {self.schedule}: must be one of {', '.join(SCHEDULES)}")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"--validation-share {self.validation_share}: must lie between 0 and 1")
         if self.vocab_size < 257:
@@ -97,24 +108,33 @@ class TrainConfig:
             raise ValueError(f"--pattern: {error}") from error
         self.model_config(self.vocab_size)  # refuses sizes that do not fit each other
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        peak = self.learning_rate or RATES[self.optimizer]
+        return peak * rate_factor(self.schedule, step, self.steps, min(self.warmup, self.steps // 5))
+
     def model_config(self, vocab_size: int) -> GPTConfig:
         """The model's sizes, with the vocabulary that the tokenizer really got."""
+        widest = max(1, self.channels // 32)
+        fitting = (heads for heads in range(widest, 0, -1) if self.channels % heads == 0)
         return GPTConfig(
             vocab_size=vocab_size,
             context=self.context,
             channels=self.channels,
             layers=self.layers,
-            heads=self.heads,
+            heads=self.heads or next(fitting),
             dropout=self.dropout,
             init_std=self.init_std,
         )
 
-    def resumed_with(self, asked: TrainConfig) -> Self:
-        """These settings, with what `asked` sets to something else than its default.
+    def resumed_with(self, asked: TrainConfig, given: Collection[str] | None = None) -> Self:
+        """These settings, with those of `asked` that were `given`; by default the ones that are not at their default.
 
         Only how long and how often may change on the way; anything else is a ValueError.
         """
-        names = [f.name for f in fields(self) if getattr(asked, f.name) not in (f.default, getattr(self, f.name))]
+        if given is None:
+            given = [f.name for f in fields(self) if getattr(asked, f.name) != f.default]
+        names = [f.name for f in fields(self) if f.name in given and getattr(asked, f.name) != getattr(self, f.name)]
         if fixed := [name for name in names if name not in MAY_CHANGE]:
             listed = ", ".join(f"{_flag(name)} is {getattr(self, name)}, not {getattr(asked, name)}" for name in fixed)
             raise ValueError(f"the run to resume has other settings: {listed}; leave these options out")
@@ -134,9 +154,12 @@ class TrainConfig:
         version = values.pop("format", None)
         if version != FORMAT:
             raise ValueError(f"{path}: a run of format {version!r}; this version of tinygrad_llm reads format {FORMAT}")
-        known = {field.name: field.type for field in fields(cls)}
+        known = {field.name: field.default for field in fields(cls)}
         if unknown := sorted(values.keys() - known.keys()):
             raise ValueError(f"{path}: unknown setting {', '.join(unknown)}")
+        for name, value in values.items():
+            if type(value) is not type(known[name]) and not (type(known[name]) is float and type(value) is int):
+                raise ValueError(f"{path}: {name} = {value!r} should be of type {type(known[name]).__name__}")
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:

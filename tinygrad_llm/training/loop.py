@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from tinygrad_llm import random
 from tinygrad_llm.models import GPT
 from tinygrad_llm.nn import Module
-from tinygrad_llm.optim import Optimizer, clip_by_global_norm, global_norm, rate_factor
+from tinygrad_llm.optim import Optimizer, clip_by_global_norm, global_norm
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.checkpoints import save_checkpoint
 from tinygrad_llm.training.config import TrainConfig
@@ -64,15 +66,14 @@ def training_step(
             loss = task.loss(model, batch) * (1 / max(1, targets))
             loss.backward()
         total += loss.item()
-    if not math.isfinite(total):
-        raise FloatingPointError(
-            f"the loss of step {step} is {total}; a lower --learning-rate or a smaller --clip usually helps "
-            "(the last checkpoint is untouched)"
-        )
     parameters = optimizer.parameters.values()
     norm = clip_by_global_norm(parameters, config.clip) if config.clip else global_norm(parameters)
-    rate = config.learning_rate * rate_factor(config.schedule, step, config.steps, config.warmup)
-    optimizer.step(rate)
+    if not (math.isfinite(total) and math.isfinite(norm)):  # before the weights are touched
+        raise FloatingPointError(
+            f"step {step + 1}: the loss is {total:.4g} and the gradient's norm {norm:.4g}; a lower --learning-rate "
+            "or a longer --warmup usually helps (the last checkpoint is untouched)"
+        )
+    optimizer.step(config.rate(step))
     return total, norm, targets
 
 
@@ -89,7 +90,7 @@ def train(
 ) -> int:
     """Run steps `start` to the end, or until a stop is requested; return the number of completed steps.
 
-    Leaves checkpoints, metrics, samples and the loss plot in the folder `run`.
+    Leaves checkpoints and metrics in the folder `run`, and the plot and the samples made from the metrics.
     """
     metrics = Metrics(run / "metrics.jsonl", start)
     step = start
@@ -97,9 +98,10 @@ def train(
         for step in range(start + 1, config.steps + 1):
             model.train()
             began = time.perf_counter()
-            loss, norm, targets = training_step(model, optimizer, task, step - 1, config)
+            with np.errstate(all="ignore"):  # what is not finite is reported once, as an error
+                loss, norm, targets = training_step(model, optimizer, task, step - 1, config)
             seconds = time.perf_counter() - began
-            rate = config.learning_rate * rate_factor(config.schedule, step - 1, config.steps, config.warmup)
+            rate = config.rate(step - 1)
             metrics.write(
                 step=step, loss=loss, gradient_norm=norm, learning_rate=rate, tokens=targets, seconds=round(seconds, 6)
             )
@@ -109,18 +111,25 @@ def train(
                 measured = task.validate(model.eval())
                 metrics.write(step=step, **measured)
                 progress.validated(step, measured)
+                _show(run)
             if last or _due(step, config.sample_every):
                 metrics.write(step=step, sample=task.sample(model.eval()))
-            if last or stop.requested or _due(step, config.checkpoint_every):
+            stopping = stop.requested
+            if last or stopping or _due(step, config.checkpoint_every):
                 save_checkpoint(run, step, model, optimizer, about)
-                rows = read_metrics(run / "metrics.jsonl")
-                plot_loss(rows, run / "loss.png")
-                write_samples(rows, run / "sample.txt")
-            if stop.requested:
+            if stopping:
                 break
     finally:
         metrics.close()
+    _show(run)
     return step
+
+
+def _show(run: Path) -> None:
+    """Make the plot and the samples file from the metrics."""
+    rows = read_metrics(run / "metrics.jsonl")
+    plot_loss(rows, run / "loss.png")
+    write_samples(rows, run / "sample.txt")
 
 
 def _due(step: int, every: int) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
-from tinygrad_llm.training.checkpoints import load_checkpoint
+from tinygrad_llm.training.checkpoints import known_tokenizer, load_checkpoint
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import Batch, train
+from tinygrad_llm.training.metrics import read_metrics
 from tinygrad_llm.training.progress import Progress, counting, waiting
 from tinygrad_llm.training.signals import StopRequest
 
@@ -115,41 +117,70 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, pattern: str, console
     return tokenizer
 
 
-def pretrain(config: TrainConfig, run: Path, resume: bool, console: Console) -> int:
-    """Train in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0)."""
-    config = _settings(config, run, resume)
-    files = RunFiles(run)
-    sides = None if files.prepared() else _read(config, console)  # before anything is written: the text may be unusable
+def pretrain(
+    config: TrainConfig, run: Path, resume: bool, console: Console, given: Collection[str] | None = None
+) -> int:
+    """Train in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0).
+
+    `given` names the settings that were asked for, where some are left to a run that is resumed.
+    """
+    if run.is_file():
+        raise ValueError(f"{run}: is a file; --out needs a folder")
+    is_new = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(f"{run}: another process is training in this folder") from None
-    with lock, StopRequest() as stop:
-        for leftover in run.glob(".*.tmp"):  # of a process that was killed while it wrote
-            leftover.unlink()
-        config.save(files.config)
-        if sides is not None:
-            _prepare(config, files, sides, console)
-        tokenizer, training, validation = files.load()
-        model = GPT(config.model_config(tokenizer.vocab_size), config.seed)
-        optimizer = make_optimizer(config, model)
-        about = {"tokenizer": tokenizer.digest}
-        state = load_checkpoint(run, model, optimizer, lambda message: console.print(f"warning: {message}"))
-        if state is not None and state["tokenizer"] != tokenizer.digest:
-            raise ValueError(f"{run}: tokenizer.json is not the one that its checkpoints were trained with")
-        start = 0 if state is None else int(state["step"])
-        console.print(f"model       GPT, {model.parameter_count():,} parameters" + _resumed(start))
-        task = LanguageModeling(config, training, validation, tokenizer)
-        with Progress(console, start, config.steps) as progress:
-            reached = train(model, optimizer, task, config, run, about, start, progress, stop)
+    try:
+        return _pretrain(config, run, resume, console, given)
+    except KeyboardInterrupt:
+        if RunFiles(run).config.exists():
+            console.print(_how_to_go_on(run))
+        raise
+    finally:
+        lock.release()
+        if is_new and not RunFiles(run).config.exists():  # nothing came of it, as the text could not be used
+            (run / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                run.rmdir()
+
+
+def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, given: Collection[str] | None) -> int:
+    config = _settings(config, run, resume, given, console)
+    files = RunFiles(run)
+    for leftover in run.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
+    if not files.prepared():
+        sides = _read(config, console)  # before anything is written: the text may be unusable
+        if not files.config.exists():
+            config.save(files.config)
+        _prepare(config, files, sides, console)
+    tokenizer, training, validation = files.load()
+    model = GPT(config.model_config(tokenizer.vocab_size), config.seed)
+    optimizer = make_optimizer(config, model)
+    about = {"tokenizer": tokenizer.digest, "training_tokens": training.digest}
+    state = load_checkpoint(run, model, optimizer, lambda message: console.print(f"warning: {message}"))
+    start = 0 if state is None else int(state["step"])
+    if state is not None and any(state.get(name) != digest for name, digest in about.items()):
+        raise ValueError(f"{run}: its tokenizer or its text is not the one that its checkpoints were trained with")
+    if start > config.steps:
+        raise ValueError(f"{run}: {start} steps are done already; --steps {config.steps} would be fewer")
+    config.save(files.config)
+    console.print(f"model       GPT, {model.parameter_count():,} parameters" + _resumed(start))
+    task = LanguageModeling(config, training, validation, tokenizer)
+    with StopRequest() as stop, Progress(console, start, config.steps) as progress:
+        reached = train(model, optimizer, task, config, run, about, start, progress, stop)
     if reached < config.steps:
-        console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. To go on:")
-        console.print(f"  tinygrad-llm train --resume --out {run}")
+        console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. " + _how_to_go_on(run))
         return stop.status
     _report(run, model, tokenizer, training, validation, config, console)
     return 0
+
+
+def _how_to_go_on(run: Path) -> str:
+    return f"To go on:\n  tinygrad-llm train --resume --out {shlex.quote(str(run))}"
 
 
 class RunFiles:
@@ -174,32 +205,45 @@ class RunFiles:
         return Tokenizer.load(self.tokenizer), TokenFile(self.training), TokenFile(self.validation)
 
 
-def _settings(config: TrainConfig, run: Path, resume: bool) -> TrainConfig:
+def _settings(
+    config: TrainConfig, run: Path, resume: bool, given: Collection[str] | None, console: Console
+) -> TrainConfig:
     """The settings that hold: those asked for, or those of the run that is taken up."""
     file = RunFiles(run).config
-    if run.is_file():
-        raise ValueError(f"{run}: is a file; --out needs a folder")
     if not file.exists():
-        if run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir()):
+        if any(not path.name.startswith(".") for path in run.iterdir()):
             raise ValueError(f"{run}: a folder that is not empty and holds no run; choose another --out")
+        if resume:
+            console.print(f"{run}: there is no run to resume yet; this begins one")
         return config
     if not resume:
         raise ValueError(f"{run}: there is a run already; continue it with --resume, or choose another --out")
     saved = TrainConfig.load(file)
     try:
-        return saved.resumed_with(config)
+        return saved.resumed_with(config, given)
     except ValueError as error:
         raise ValueError(f"{run}: {error}") from error
 
 
 def _read(config: TrainConfig, console: Console) -> Split:
     """The text, divided; it is read again at each use, so it need not fit in memory."""
+    documents = read_corpus(config.data)
     with waiting(console, "reading the text"):
-        return split(read_corpus(config.data), config.seed, config.validation_share)
+        sides = split(documents, config.seed, config.validation_share)
+    if isinstance(documents, TextFiles) and documents.skipped:
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(documents.skipped.items()))
+        console.print(f"skipped     files of {config.data}: {counts}")
+    return sides
 
 
 def _prepare(config: TrainConfig, files: RunFiles, sides: Split, console: Console) -> None:
-    """Train the tokenizer, unless there is one already, and write the two token files."""
+    """Train the tokenizer, unless there is one already, and write the two token files.
+
+    Raises ValueError, before it writes, if the tokenizer is not the one that the run's checkpoints were trained with.
+    """
+    trained_with = known_tokenizer(files.config.parent)
+    if trained_with and files.tokenizer.exists() and Tokenizer.load(files.tokenizer).digest != trained_with:
+        raise ValueError(f"{files.tokenizer}: is not the tokenizer that the run's checkpoints were trained with")
     console.print(f"text        {config.data or 'the documentation that comes with Python'}")
     if not files.tokenizer.exists():
         texts = (document.text for document in sides.training)
@@ -219,7 +263,7 @@ def _prepare(config: TrainConfig, files: RunFiles, sides: Split, console: Consol
 def make_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
     """The optimiser that the settings ask for."""
     named = list(model.named_parameters())
-    rate, decay = config.learning_rate, config.weight_decay
+    rate, decay = config.rate(0), config.weight_decay
     match config.optimizer:
         case "sgd":
             return SGD(named, rate, momentum=0.9, weight_decay=decay)
@@ -252,13 +296,13 @@ def _report(
     console.print(f"held out    {measured['loss']:.3f} nats per token, {measured['bits_per_byte']:.3f} bits per byte")
     for name, value in compared.items():
         console.print(f"            {value:.3f} bits per byte: {name}")
-    sample = (run / "sample.txt").read_text(encoding="utf-8").rpartition("--- after step")[2].partition("\n")[2]
+    samples = [row["sample"] for row in read_metrics(run / "metrics.jsonl") if "sample" in row]
     console.print("sample")
-    console.print(sample.rstrip())
+    console.print(samples[-1].rstrip() if samples else "")
     console.print(
         f"wrote       {run}{'' if str(run).endswith('/') else '/'}: model.safetensors, loss.png, sample.txt ..."
     )
-    console.print(f'next        tinygrad-llm generate {run} --prompt "def "')
+    console.print(f'next        tinygrad-llm generate {shlex.quote(str(run))} --prompt "def "')
 
 
 def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[str, float]:
@@ -281,11 +325,10 @@ def load_run(run: Path) -> tuple[GPT, Tokenizer]:
     if missing:
         raise ValueError(f"{run}: {' and '.join(missing)} missing; is this a folder that tinygrad-llm train wrote?")
     model, tokenizer = GPT.from_pretrained(run), Tokenizer.load(run / "tokenizer.json")
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"{run}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}; "
-            "they do not belong together"
-        )
+    held_out = RunFiles(run).validation
+    made_with = TokenFile(held_out).tokenizer_digest if held_out.is_file() else tokenizer.digest
+    if tokenizer.vocab_size != model.config.vocab_size or tokenizer.digest != made_with:
+        raise ValueError(f"{run}: the tokenizer and the model do not belong together")
     return model, tokenizer
 
 
@@ -293,10 +336,13 @@ def evaluate_run(run: Path, data: str, console: Console) -> dict[str, Any]:
     """Loss, perplexity and bits per byte of a run on `data`, or on the text that it held out."""
     model, tokenizer = load_run(run)
     if data:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, waiting(console, "measuring"):
             tokens = write_tokens(TextFiles(data), tokenizer, Path(folder) / "tokens")
-            return measure(model, tokenizer, tokens)
-    file = run / "validation.tokens"
+            measured = measure(model, tokenizer, tokens)
+            del tokens  # Windows removes no file that is still mapped
+        return measured
+    file = RunFiles(run).validation
     if not file.is_file():
         raise ValueError(f"{file}: missing; give a text with --data")
-    return measure(model, tokenizer, TokenFile(file))
+    with waiting(console, "measuring"):
+        return measure(model, tokenizer, TokenFile(file))

@@ -60,11 +60,16 @@ class Progress:
     def validated(self, step: int, measured: dict[str, float]) -> None:
         """A measurement on held-out data is done."""
         self._validation = f"{measured['validation_loss']:.3f}"
+        if not self._console.is_terminal:
+            bits = measured["validation_bits_per_byte"]
+            self._console.print(f"step {step}/{self._steps}  validation {self._validation}, {bits:.3f} bits per byte")
 
 
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar for work that is not training: yields a function to be told (done, total), total None if unknown."""
+    if not console.is_terminal:
+        console.print(f"{what} ...")
     bar = Bar(TextColumn(what), BarColumn(), console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=None)
     with bar:
@@ -73,4 +78,7 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int | None]
 
 def waiting(console: Console, what: str) -> AbstractContextManager[object]:
     """A sign of life in a terminal, for work whose length is not known."""
-    return console.status(what) if console.is_terminal else nullcontext()
+    if console.is_terminal:
+        return console.status(what)
+    console.print(f"{what} ...")
+    return nullcontext()

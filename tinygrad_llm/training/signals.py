@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType
 from typing import Self
@@ -34,3 +35,4 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        os.write(2, b"\nstopping after this step ...\n")  # print() is not safe inside a signal handler
