@@ -294,11 +294,12 @@ def test_leaf_gradients_do_not_share_memory_with_each_other():
     assert not np.may_share_memory(x.grad, y.grad)
 
 
-def test_a_leaf_gradient_does_not_share_memory_with_what_the_vjp_saved():
+@pytest.mark.parametrize("part", [lambda slope: slope, lambda slope: slope[:]])
+def test_a_leaf_gradient_does_not_share_memory_with_what_the_vjp_saved(part):
     def total(x):
         slope = np.ones_like(x)
         saved.append(slope)
-        return x.sum(), lambda dy: slope[:]
+        return x.sum(), lambda dy: part(slope)
 
     saved = []
     x = leaf(1.0, 2.0)
@@ -318,14 +319,22 @@ def test_a_retained_gradient_shares_no_memory_with_the_cotangent_nor_with_a_leaf
     y = Operation(lambda t: (t + 0, lambda cotangent: cotangent), "same")(x).retain_grad()
     y.backward(dy)
     assert not np.may_share_memory(y.grad, dy)
+    assert not np.may_share_memory(x.grad, dy)
     assert not np.may_share_memory(y.grad, x.grad)
 
 
-def test_a_gradient_that_is_a_broadcast_view_becomes_an_array_that_can_be_added_to():
+def test_a_gradient_that_is_a_read_only_view_becomes_an_array_that_can_be_added_to():
+    total = Operation(lambda x: (x.sum(), lambda dy: np.broadcast_to(dy + 0, (2,))), "total")
     x = leaf(1.0, 2.0)
-    x.sum().backward()
-    x.sum().backward()
+    total(x).backward()
+    total(x).backward()
     assert x.grad.tolist() == [2.0, 2.0]
+
+
+def test_a_gradient_arrives_in_the_dtype_of_its_input_whatever_the_vjp_computes_in():
+    x = Tensor(np.ones(2, np.float32), requires_grad=True)
+    Operation(lambda a: (2 * a, lambda dy: 2 * dy.astype(np.float64)), "double")(x).backward(np.ones(2))
+    assert x.grad.dtype == np.float32
 
 
 def test_the_owner_of_a_view_is_locked_and_unlocked_with_it():

@@ -95,13 +95,14 @@ def test_saved_state_continues_bit_for_bit(make):
 def test_state_that_does_not_fit_is_refused():
     optimizer = Adam([("w", parameter(1.0))])
     with pytest.raises(ValueError, match=r"state 'w/mean' of shape \(2,\) fits no parameter"):
-        optimizer.load_state_dict({"steps": np.array(1), "w/mean": np.zeros(2)})
+        optimizer.load_state_dict({"w/updates": np.array(1), "w/mean": np.zeros(2)})
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: SGD([], 0.1), "no parameters to train"),
+        (lambda: SGD([("w", parameter(1.0)), ("w", parameter(2.0))]), "two parameters have the same name"),
         (lambda: SGD([("w", parameter(1.0))], -1), "lr=-1"),
         (lambda: SGD([("w", parameter(1.0))], 0.1, momentum=1), "momentum=1"),
         (lambda: Adam([("w", parameter(1.0))], betas=(0.9, 1.0)), "betas"),
@@ -144,6 +145,60 @@ def test_muon_moves_matrices_by_an_orthogonal_step_and_others_as_adamw():
     np.testing.assert_array_equal(bias.data, twin.data)
 
 
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2)])
+def test_two_steps_of_muon_follow_the_formula(shape):
+    rng = np.random.default_rng(0)
+    start, first, second = (rng.standard_normal(shape) for _ in range(3))
+    p = Parameter(start.copy(), decay=True)
+    optimizer = Muon([("w", p)], lr=0.1, momentum=0.9, weight_decay=0.5)
+    run(optimizer, p, [first, second])
+    scale, shrink = 0.1 * 0.2 * math.sqrt(5), 1 - 0.1 * 0.5
+    # v1 = g1, the step is along g1 + 0.9 v1; v2 = 0.9 g1 + g2, the step is along g2 + 0.9 v2
+    expected = shrink * start - scale * orthogonalize(first + 0.9 * first)
+    expected = shrink * expected - scale * orthogonalize(second + 0.9 * (0.9 * first + second))
+    np.testing.assert_allclose(p.data, expected, rtol=1e-12)
+
+
+def test_muon_updates_a_matrix_that_does_not_decay_as_adamw():
+    rng = np.random.default_rng(0)
+    start, gradient = rng.standard_normal((4, 3)), rng.standard_normal((4, 3))
+    table, twin = Parameter(start.copy()), Parameter(start.copy())
+    np.testing.assert_array_equal(
+        run(Muon([("w", table)], lr=0.1), table, [gradient]), run(AdamW([("w", twin)], lr=0.1), twin, [gradient])
+    )
+
+
+def test_a_parameter_whose_first_gradient_comes_late_starts_as_if_it_were_new():
+    early, late = parameter(1.0), parameter(1.0)
+    optimizer = Adam([("early", early), ("late", late)], lr=0.01, eps=1e-16)
+    for _ in range(3):
+        early.grad = np.ones(1)
+        optimizer.step()
+    late.grad = np.array([5.0])
+    optimizer.step()
+    assert late.data == pytest.approx([0.99])
+    counts = {key: int(a) for key, a in optimizer.state_dict().items() if key.endswith("/updates")}
+    assert counts == {"early/updates": 4, "late/updates": 1}
+
+
+def test_a_step_while_a_graph_still_needs_the_parameter_is_refused():
+    p = parameter(1.0, 2.0)
+    p.grad = np.ones(2)
+    optimizer = SGD([("w", p)], lr=0.1)
+    pending = (p * p).sum()
+    with pytest.raises(RuntimeError, match="SGD: w cannot be updated while a graph that was not sent backward"):
+        optimizer.step()
+    assert p.data.tolist() == [1.0, 2.0]
+    del pending
+    optimizer.step()
+    assert p.data == pytest.approx([0.9, 1.9])
+
+
+def test_a_negative_clip_limit_is_refused():
+    with pytest.raises(ValueError, match="clip_by_global_norm: limit=-1 must not be negative"):
+        clip_by_global_norm([parameter(1.0)], -1)
+
+
 def test_clipping_scales_all_gradients_by_one_factor():
     a, b = parameter(0.0, 0.0), parameter(0.0)
     a.grad, b.grad = np.array([3.0, 0.0]), np.array([4.0])
@@ -176,3 +231,19 @@ def test_schedules_at_their_middle_and_end():
     assert rate_factor("linear", 100, 100, floor=0.2) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="schedule 'sine' is unknown; choose one of constant"):
         rate_factor("sine", 0, 10)
+
+
+def test_the_share_of_the_run_in_which_wsd_decays_can_be_chosen():
+    assert rate_factor("wsd", 50, 100, decay=0.5) == 1.0
+    assert rate_factor("wsd", 75, 100, decay=0.5) == pytest.approx(0.5)
+    assert rate_factor("wsd", 89, 100, decay=0.1) == 1.0
+    assert rate_factor("wsd", 95, 100, floor=0.2, decay=0.1) == pytest.approx(0.6)
+
+
+def test_wsd_in_a_run_that_is_shorter_than_its_warm_up_never_jumps():
+    factors = [rate_factor("wsd", step, 10, warmup=20) for step in range(11)]
+    tail = 2
+    assert factors[:8] == pytest.approx([(step + 1) / 21 for step in range(8)])
+    assert all(right - left <= 1 / 21 + 1e-12 for left, right in itertools.pairwise(factors))
+    assert all(left - right <= 1 / tail + 1e-12 for left, right in itertools.pairwise(factors))
+    assert factors[10] == 0.0
