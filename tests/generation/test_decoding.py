@@ -51,6 +51,11 @@ def test_a_full_cache_is_refused(model):
         cache.layers[0].extend(np.zeros((1, 2, 1, 8)), np.zeros((1, 2, 1, 8)))
 
 
+def test_the_cache_is_refused_while_gradients_are_recorded(model):
+    with pytest.raises(RuntimeError, match=r"the KV cache passes no gradients; use it under no_grad\(\)"):
+        model(np.zeros((1, 2), int), cache=KVCache(model.config, 1, np.float64))
+
+
 @pytest.mark.parametrize("count", [5, 40])
 def test_tokens_are_the_same_with_and_without_the_cache_also_beyond_the_context(model, count):
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10]]
@@ -82,6 +87,17 @@ def test_the_seed_decides(model):
     assert not np.array_equal(first, other)
 
 
+def test_each_row_draws_from_its_own_stream(model):
+    def rows(prompts):
+        return np.array(list(islice(generate_tokens(model, prompts, seed=1), 10))).T
+
+    twins = rows([[1], [1]])
+    assert not np.array_equal(twins[0], twins[1])
+    # the second row is the same beside other rows, and beside more of them
+    np.testing.assert_array_equal(rows([[7], [1], [9]])[1], twins[1])
+    np.testing.assert_array_equal(rows([[1]])[0], twins[0])
+
+
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [([[]], "prompt 0 is empty"), ([[1], [0] * 13], "prompt 1 has 13 tokens"), ([[280]], "outside 0..279")],
@@ -99,6 +115,33 @@ def test_text_is_streamed_as_it_is_returned(model, tokenizer):
     assert generate_text(model, tokenizer, ["the"], 0) == [""]
     with pytest.raises(ValueError, match="max_tokens=-1"):
         generate_text(model, tokenizer, ["the"], -1)
+
+
+def test_a_stop_string_cuts_the_text_of_its_row_only(model, tokenizer):
+    def texts(**options):
+        return generate_text(model, tokenizer, ["the", "a"], 40, seed=2, **options)
+
+    first, second = texts()
+    stop = next(first[i : i + 3] for i in range(3, len(first) - 3) if first[i : i + 3] not in second)
+    assert texts(stop=["never said", stop]) == [first[: first.index(stop)], second]
+
+
+def test_no_token_is_drawn_after_every_row_has_stopped(model, tokenizer, monkeypatch):
+    from tinygrad_llm.generation import decoding
+
+    drawn = []
+
+    def counted(*arguments):
+        for tokens in generate_tokens(*arguments):
+            drawn.append(tokens)
+            yield tokens
+
+    monkeypatch.setattr(decoding, "generate_tokens", counted)
+    (whole,) = generate_text(model, tokenizer, ["the"], 40, seed=2)
+    assert len(drawn) == 40
+    drawn.clear()
+    generate_text(model, tokenizer, ["the"], 40, seed=2, stop=[whole[3]])
+    assert len(drawn) < 40
 
 
 def test_a_document_separator_ends_the_text(tokenizer):

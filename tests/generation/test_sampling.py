@@ -77,6 +77,32 @@ def test_an_impossible_token_is_never_drawn(logits, uniform):
     assert np.isfinite(logits[choose(logits, Sampling(), [], np.nextafter(1.0, 0.0))])
 
 
+@pytest.mark.parametrize(
+    ("settings", "last_kept"),
+    [
+        ({}, 3),
+        ({"top_k": 2}, 1),
+        ({"top_p": 0.8}, 2),
+        ({"min_p": 0.4}, 1),
+        ({"top_k": 2, "top_p": 0.6}, 0),  # of the two that top-k leaves, the first has 2/3
+        ({"temperature": 0.5, "top_p": 0.7}, 0),  # sharpened, the first has 0.72
+        ({"temperature": 0.5, "min_p": 0.4}, 0),  # sharpened, the second has a quarter of the first
+    ],
+)
+def test_choose_draws_from_what_the_filters_keep(settings, last_kept):
+    sampling = Sampling(**settings)
+    assert choose(LOGITS, sampling, [], 0.0) == 0
+    assert choose(LOGITS, sampling, [], 0.999) == last_kept
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_choose_penalizes_what_occurred(temperature):
+    sampling = Sampling(temperature=temperature, repetition_penalty=50.0)
+    assert choose(LOGITS, sampling, [], 0.1) == 0
+    assert choose(LOGITS, sampling, [0, 0], 0.1) == 1
+    assert choose(LOGITS, sampling, [0, 1], 0.1) == 2
+
+
 def test_extreme_logits():
     assert choose(np.array([-1e4, 1e4, 0.0], np.float32), Sampling(temperature=0.1, top_p=0.9), [], 0.5) == 1
 

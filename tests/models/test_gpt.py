@@ -120,6 +120,15 @@ def test_ids_that_do_not_fit_are_refused():
         GPT(SMALL)(np.full((1, 2), 11))
 
 
+def test_given_positions_are_used_and_those_beyond_the_context_are_refused():
+    model = GPT(SMALL)
+    shifted = model(IDS, positions=np.arange(3, 8)).data
+    assert not np.array_equal(shifted, model(IDS).data)
+    np.testing.assert_array_equal(model(IDS, positions=np.arange(5)).data, model(IDS).data)
+    with pytest.raises(ValueError, match="GPT: position 8, but the model's context is 8"):
+        model(IDS, positions=np.arange(4, 9))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -142,6 +151,17 @@ def test_a_saved_model_is_the_same_when_loaded_and_saves_to_the_same_bytes(tmp_p
     np.testing.assert_array_equal(model(IDS).data, loaded(IDS).data)
     loaded.save_pretrained(tmp_path / "b")
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_loaded_model_has_the_dtype_it_was_saved_in(tmp_path, dtype):
+    model = GPT(SMALL).astype(dtype)
+    model.final_norm.gain.data += dtype(1e-3)
+    model.save_pretrained(tmp_path)
+    loaded = GPT.from_pretrained(tmp_path)
+    for name, array in loaded.state_dict().items():
+        assert array.dtype == dtype
+        np.testing.assert_array_equal(array, model.state_dict()[name])
 
 
 def test_files_that_are_not_such_a_model_are_refused(tmp_path):
@@ -169,6 +189,23 @@ def test_dropout_acts_in_training_only():
     assert not np.array_equal(model(IDS).data, model(IDS).data)
     model.eval()
     np.testing.assert_array_equal(model(IDS).data, model(IDS).data)
+
+
+@pytest.mark.parametrize(
+    "place", [lambda m: m.dropout, lambda m: m.blocks[1].attention.dropout, lambda m: m.blocks[1].mlp.dropout]
+)
+def test_dropout_acts_on_the_embeddings_and_on_the_output_of_each_part(place):
+    model = GPT(SMALL)
+    without = model(IDS).data
+    place(model).p = 0.5
+    assert not np.array_equal(model(IDS).data, without)
+    np.testing.assert_array_equal(model.eval()(IDS).data, without)
+
+
+def test_the_configured_dropout_reaches_every_place():
+    model = GPT(GPTConfig(vocab_size=11, context=8, channels=6, layers=2, heads=2, dropout=0.25))
+    layers = [part for part in model.modules() if isinstance(part, tg.nn.Dropout)]
+    assert [layer.p for layer in layers] == [0.25] * (1 + 2 * 2)
 
 
 def test_overfitting_one_batch():

@@ -46,6 +46,42 @@ def test_state_goes_out_and_in():
         assert not np.may_share_memory(target.state_dict()[name], array)
 
 
+def test_loading_state_forgets_gradients_of_the_old_values():
+    model = Pair()
+    model(Tensor(np.ones((1, 2), np.float32))).sum().backward()
+    assert model.first.weight.grad is not None
+    model.load_state_dict(model.state_dict())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_parameters_and_modules_are_found_in_lists_dicts_and_lists_of_lists():
+    def number(value):
+        return nn.Parameter(np.array([value]))
+
+    class Nested(nn.Module):
+        def __init__(self):
+            self.single = number(0.0)
+            self.several = [number(1.0), (number(2.0), [number(3.0)])]
+            self.by_name = {"a": number(4.0), "inner": {"b": [number(5.0)]}}
+            self.layers = {"norms": [nn.RMSNorm(1), nn.RMSNorm(1)]}
+            self.other = ["text", 7, None]
+
+    model = Nested()
+    assert {name: p.item() for name, p in model.named_parameters()} == {
+        "single": 0.0,
+        "several.0": 1.0,
+        "several.1.0": 2.0,
+        "several.1.1.0": 3.0,
+        "by_name.a": 4.0,
+        "by_name.inner.b.0": 5.0,
+        "layers.norms.0.gain": 1.0,
+        "layers.norms.1.gain": 1.0,
+    }
+    assert [name for name, _ in model.children()] == ["layers.norms.0", "layers.norms.1"]
+    model.eval()
+    assert not any(norm.training for norm in model.layers["norms"])
+
+
 def test_everything_that_does_not_fit_is_listed_together_and_nothing_is_loaded():
     model = Pair()
     before = model.first.weight.data.copy()
@@ -119,6 +155,22 @@ def test_attention_is_causal():
     assert touched.tolist() == [True, True, True, False, False]
     with pytest.raises(ValueError, match="8 channels cannot be split evenly over 3 heads"):
         nn.CausalSelfAttention(8, 3)
+
+
+def test_attention_is_the_mean_of_earlier_values_weighted_by_query_and_key():
+    with random.scope(0):
+        layer = nn.CausalSelfAttention(6, 2, std=0.8, residual_std=0.8).astype(np.float64)
+    rng = np.random.default_rng(0)
+    for bias in (layer.qkv.bias, layer.out.bias):
+        bias.data += rng.standard_normal(bias.shape)
+    x = rng.standard_normal((2, 4, 6))
+    q, k, v = np.moveaxis((x @ layer.qkv.weight.data + layer.qkv.bias.data).reshape(2, 4, 3, 2, 3), 2, 0)
+    y = np.zeros((2, 4, 2, 3))
+    for b, t, h in np.ndindex(2, 4, 2):
+        weights = np.exp([q[b, t, h] @ k[b, s, h] / np.sqrt(3) for s in range(t + 1)])
+        y[b, t, h] = sum(weights[s] / weights.sum() * v[b, s, h] for s in range(t + 1))
+    expected = y.reshape(2, 4, 6) @ layer.out.weight.data + layer.out.bias.data
+    np.testing.assert_allclose(layer(Tensor(x)).data, expected, rtol=1e-10)
 
 
 def test_a_module_without_forward_says_so():
