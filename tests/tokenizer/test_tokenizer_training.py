@@ -1,5 +1,6 @@
 """The trainer against the obvious one, which counts everything anew for each merge."""
 
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygrad_llm.tokenizer import PATTERNS, Tokenizer
+from tinygrad_llm.random import stream
+from tinygrad_llm.tokenizer import PATTERNS, Tokenizer, trainer
 from tinygrad_llm.tokenizer.alphabet import BYTE_ORDER
 from tinygrad_llm.tokenizer.pretokenize import compile_pattern
+from tinygrad_llm.tokenizer.trainer import count_words
 
 # few letters make many ties, overlaps ("aaaa") and pairs that run out
 tied_texts = st.lists(st.text("ab \n", max_size=30), max_size=5)
@@ -80,6 +83,64 @@ def test_texts_are_read_once_and_one_by_one():
     Tokenizer.train(source, 260)
     assert alive == list(range(5))
     assert next(source, None) is None
+
+
+# ---- more different words than are kept
+
+
+@pytest.fixture
+def small_table(monkeypatch):
+    monkeypatch.setattr(trainer, "_MOST_WORDS", 20)
+    monkeypatch.setattr(trainer, "_MOST_BYTES", 200)
+    monkeypatch.setattr(trainer, "_MEASURED_EVERY", 100)
+
+
+def obvious_counts(texts):
+    return Counter(word.encode() for text in texts for word in compile_pattern("own").findall(text))
+
+
+def test_counts_are_exact_up_to_the_limits(small_table):
+    texts = [f"a{chr(ord('a') + i)}" for i in range(20)] * 50
+    assert count_words(texts, "own") == obvious_counts(texts)
+    texts = ["x" * 200] * 3
+    assert count_words(texts, "own") == obvious_counts(texts)
+    texts = [*"abcdefghijklmnopqrstu"]  # 21 words
+    assert count_words(texts, "own") == {letter.encode(): 1 for letter in texts[:10]}
+    assert len(count_words(["x" * 200, "y"], "own")) < 5  # 201 bytes
+
+
+def test_frequent_words_survive_many_rare_ones(small_table):
+    texts = [f"\nthe cat{''.join(chr(ord('a') + int(d)) for d in str(1000 + i))}" for i in range(1000)]
+    counts = count_words(texts, "own")
+    assert counts[b"\nthe"] == 1000
+    assert len(counts) <= 20
+    assert sum(map(len, counts)) <= 200
+    assert all(count <= obvious_counts(texts)[word] for word, count in counts.items())
+    assert list(counts.items()) == list(count_words(texts, "own").items())
+
+
+def test_of_long_words_without_spaces_the_pieces_are_kept(small_table):
+    generator = stream(0, "phrases")
+    texts = ["".join("天地玄黃"[i] for i in generator.integers(0, 4, 40)) for _ in range(50)]
+    counts = count_words(texts, "own")
+    assert 0 < sum(map(len, counts)) <= 200
+    assert all(len(word.decode()) <= trainer._PIECE for word in counts)
+    tokenizer = Tokenizer.train(texts, 280)
+    assert {"天", "地", "玄", "黃"} <= {tokenizer.decode([i]) for i in range(tokenizer.vocab_size)}
+    assert max(map(len, count_words(["z" * 10_000] * 2, "own"))) == trainer._PIECE  # longer than the whole table
+
+
+def test_the_memory_for_words_without_end_is_bounded(small_table):
+    def texts():
+        generator = stream(0, "letters")
+        for _ in range(3000):
+            yield "".join(map(chr, generator.integers(0x4E00, 0x9000, 40)))
+
+    tracemalloc.start()
+    count_words(texts(), "own")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000  # all of them: 500,000
 
 
 def test_the_vocabulary_stays_smaller_when_no_pair_is_left():

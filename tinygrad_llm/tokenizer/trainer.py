@@ -17,6 +17,7 @@ the pair "aa" twice, and is merged from the left, into "aa" + "a".
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
@@ -31,20 +32,59 @@ Progress = Callable[[int, int], None]
 _BORDER = -1  # between two words
 _GONE = -2  # a symbol that was merged into its left neighbour
 
+# Above either of these the table of different words is made smaller. English reaches half a million different words
+# after about a gigabyte; a text without spaces, whose words are whole phrases, after a few megabytes.
+_MOST_WORDS = 500_000
+_MOST_BYTES = 8_000_000
+_MEASURED_EVERY = 2_000_000  # bytes of text: by so much the table may grow over the limit
+_PIECE = 8  # characters
+
 
 def count_words(texts: Iterable[str], pattern: str) -> dict[bytes, int]:
     """How often each word occurs. `texts` is read once; only the different words are kept.
 
+    Exact up to 500,000 different words of together 8 MB. Above, the rarest are cut or forgotten (see `_shrunk`): the
+    counts are then too small by little, and always the same for the same texts in the same order.
     Raises TypeError if `texts` is a single string (which would be read character by character).
     """
     if isinstance(texts, str):
         raise TypeError("texts is one string, but must be an iterable of strings; write [text] for a single text")
     compiled = compile_pattern(pattern)
     counts: Counter[str] = Counter()
+    unmeasured = 0
     for text in texts:
-        check_text(text)
+        unmeasured += check_text(text)
         counts.update(split_words(compiled, text))
-    return {word.encode("utf-8"): count for word, count in counts.items()}
+        if unmeasured > _MEASURED_EVERY:  # not after each text: measuring walks through all words
+            counts, unmeasured = _shrunk(counts), 0
+    return {word.encode("utf-8"): count for word, count in _shrunk(counts).items()}
+
+
+def _shrunk(counts: Counter[str]) -> Counter[str]:
+    """The table itself if it is within the limits; else its most frequent words, half of the limits.
+
+    Before the choice, a word with more than 8 characters for each time it was seen is cut into pieces of 8. Where
+    phrases are words, hardly one is seen twice, but its pieces are, and the pairs in them still count. Half and not
+    all, so that new words have room to become frequent before the next choice.
+    """
+    if len(counts) <= _MOST_WORDS and sum(map(_size, counts)) <= _MOST_BYTES:
+        return counts
+    pieces: Counter[str] = Counter()
+    for word, count in counts.items():
+        step = len(word) if len(word) <= _PIECE * count else _PIECE
+        for begin in range(0, len(word), step):
+            pieces[word[begin : begin + step]] += count
+    kept: Counter[str] = Counter()
+    room = _MOST_BYTES // 2
+    for word, count in pieces.most_common(_MOST_WORDS // 2):  # of equal counts, the first seen stays
+        if (size := _size(word)) <= room:
+            kept[word] = count
+            room -= size
+    return kept
+
+
+def _size(word: str) -> int:
+    return len(word) if word.isascii() else len(word.encode("utf-8"))
 
 
 def learn_merges(
@@ -82,20 +122,24 @@ def learn_merges(
 
 
 class _Row:
-    """All words in one row of symbols: `symbols[i]` with its neighbours `left[i]`, `right[i]` and its word's count."""
+    """All words in one row of symbols: `symbols[i]` with its neighbours `left[i]`, `right[i]` and its word's count.
+
+    In arrays, as lists of Python's numbers take five times the memory: about 35 bytes per symbol.
+    """
 
     def __init__(self, words: Mapping[bytes, int], id_of_byte: list[int]) -> None:
-        self.symbols: list[int] = [_BORDER]
-        self.weight: list[int] = [0]
+        self.symbols = array("i", [_BORDER])
+        self.weight = array("q", [0])
         for word, count in words.items():
-            self.symbols += [id_of_byte[byte] for byte in word]
+            self.symbols.extend([id_of_byte[byte] for byte in word])
             self.symbols.append(_BORDER)
-            self.weight += [count] * (len(word) + 1)
+            self.weight.extend(array("q", [count]) * (len(word) + 1))
         size = len(self.symbols)
-        self.left = list(range(-1, size - 1))
-        self.right = list(range(1, size + 1))
+        self.left = array("i", range(-1, size - 1))
+        self.right = array("i", range(1, size + 1))
         self.count: dict[Pair, int] = defaultdict(int)  # exact at all times
-        self.where: dict[Pair, list[int]] = defaultdict(list)  # positions of the pair's left symbol, ascending
+        # positions of the pair's left symbol, ascending
+        self.where: dict[Pair, array[int]] = defaultdict(lambda: array("i"))
         for position, pair in enumerate(pairwise(self.symbols)):
             if _BORDER not in pair:
                 self.count[pair] += self.weight[position]

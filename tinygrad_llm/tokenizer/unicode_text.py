@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 
-def check_text(text: str) -> None:
-    """Raises ValueError, with the position, if the text has a lone surrogate: it has no UTF-8 bytes."""
+def check_text(text: str) -> int:
+    """The text's size in UTF-8 bytes. Raises ValueError, with the position, for a lone surrogate: it has no bytes."""
     try:
-        text.encode("utf-8")
+        return len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         raise ValueError(
