@@ -212,6 +212,10 @@ def damage(content, *keys, value):
     ("keys", "value", "message"),
     [
         (["model", "type"], "WordPiece", "model type 'WordPiece'"),
+        (["post_processor"], "x", "field 'post_processor' is a str, but must be a dict"),
+        (["added_tokens"], 5, "field 'added_tokens' is a int, but must be a list"),
+        (["added_tokens"], [5], "field 'content' is missing"),
+        (["pre_tokenizer", "pretokenizers"], 5, "field 'pretokenizers' is a int, but must be a list"),
         (["model", "dropout"], 0.1, "dropout 0.1"),
         (["model", "merges", 0], ["q", "nothing"], "merge 0 .* refers to 'nothing'"),
         (["model", "merges", 0], ["q", "z"], "makes b'qz', which is not in the vocabulary"),
@@ -256,6 +260,9 @@ def test_a_truncated_foreign_or_absent_file_is_named(tmp_path, content):
         Tokenizer.load(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"damaged\.json: .*no UTF-8 at byte 0"):
+        Tokenizer.load(path)
+    path.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"damaged\.json: not a tokenizer.json"):
         Tokenizer.load(path)
     path.write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(ValueError, match=r"damaged\.json: field 'model' is missing"):

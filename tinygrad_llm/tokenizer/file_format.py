@@ -89,6 +89,8 @@ def load(path: str | PathLike[str]) -> Parts:
         raise ValueError(f"{path}: not a tokenizer.json: no UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a tokenizer.json, or cut short: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: not a tokenizer.json: brackets nested too deep") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -109,10 +111,12 @@ def _from_json(content: Any) -> Parts:
         model, "model", ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
     )
     _refuse(content, "the file", ("normalizer",))
-    if (content.get("post_processor") or {"type": "ByteLevel"}).get("type") != "ByteLevel":
-        raise ValueError(f"post_processor {content['post_processor'].get('type')!r} is not supported")
+    if content.get("post_processor"):
+        kind = _field(content, "post_processor", dict).get("type")
+        if kind != "ByteLevel":
+            raise ValueError(f"post_processor {kind!r} is not supported")
     specials: dict[str, int] = {}
-    for token in content.get("added_tokens") or []:
+    for token in _field(content, "added_tokens", list) if content.get("added_tokens") else []:
         specials[_field(token, "content", str)] = _field(token, "id", int)
         _refuse(token, f"added token {token['content']!r}", ("single_word", "lstrip", "rstrip"))
     vocab = _field(model, "vocab", dict)
@@ -153,7 +157,7 @@ def _merge(merge: Any, rank: int, vocab: dict[str, int]) -> tuple[int, int]:
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str:
     """The name of the pattern if it is one of ours, else its regular expression."""
-    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    steps = _field(pre_tokenizer, "pretokenizers", list) if "pretokenizers" in pre_tokenizer else [pre_tokenizer]
     match [(step.get("type"), step) for step in steps if isinstance(step, dict)]:
         case [("ByteLevel", {"use_regex": True, "add_prefix_space": False})]:
             return "gpt2"
