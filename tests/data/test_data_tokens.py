@@ -1,5 +1,6 @@
 """Token files, batches and the baselines."""
 
+import hashlib
 import math
 from collections import Counter
 from itertools import count, pairwise
@@ -110,6 +111,8 @@ def test_a_damaged_file_is_named(path):
         (good + b"xx", "the file was cut or changed"),
         (good[:100], "not a token file of this version"),
         (good.replace(b"tokens 1", b"tokens 9"), "not a token file of this version"),
+        (good[:513] + b"\xff" + good[514:], "its ids are not those that were written"),
+        (good[:-1] + bytes([good[-1] ^ 1]), "its ids are not those that were written"),
         (b"", "not a token file of this version"),
         (b"\xff" * 600, "not a token file of this version"),
     ]:
@@ -117,6 +120,13 @@ def test_a_damaged_file_is_named(path):
         broken.write_bytes(content)
         with pytest.raises(DataError, match=rf"broken\.bin: .*{message}"):
             TokenFile(broken)
+
+
+def test_the_digest_is_of_the_ids(path):
+    file = write_tokens([Document("a", "some text"), Document("b", "more")], TOKENIZER, path)
+    assert file.digest == hashlib.blake2b(file.ids.tobytes(), digest_size=32).hexdigest() == TokenFile(path).digest
+    other = write_tokens([Document("a", "some text"), Document("b", "mere")], TOKENIZER, path.with_name("other.bin"))
+    assert other.digest != file.digest
 
 
 # ---- batches

@@ -214,7 +214,7 @@ def damage(content, *keys, value):
         (["model", "type"], "WordPiece", "model type 'WordPiece'"),
         (["post_processor"], "x", "field 'post_processor' is a str, but must be a dict"),
         (["added_tokens"], 5, "field 'added_tokens' is a int, but must be a list"),
-        (["added_tokens"], [5], "field 'content' is missing"),
+        (["added_tokens"], [5], "field 'id' is missing"),
         (["pre_tokenizer", "pretokenizers"], 5, "field 'pretokenizers' is a int, but must be a list"),
         (["model", "dropout"], 0.1, "dropout 0.1"),
         (["model", "merges", 0], ["q", "nothing"], "merge 0 .* refers to 'nothing'"),
