@@ -361,3 +361,9 @@ def test_an_option_after_a_list_of_inputs_must_be_named():
     with pytest.raises(TypeError, match=r"concatenate: .*by name, as in axis=1"):
         tg.ops.concatenate([a, b], 1)
     assert tg.ops.concatenate([a, b], axis=1).shape == (2, 2)
+
+
+def test_a_tuple_of_tensors_in_the_place_of_one_is_refused():
+    x = leaf(1.0)
+    with pytest.raises(TypeError, match=r"list of Tensors.*stack\(\)"):
+        tg.ops.exp((x, x))

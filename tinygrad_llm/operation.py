@@ -156,6 +156,8 @@ class Operation:
             if len(inputs) > 1:
                 raise TypeError(f"{self.name}: give what follows the list of inputs by name, as in axis=1")
             inputs = tuple(inputs[0])
+        if inputs and isinstance(inputs[0], tuple):  # a tuple further on may be an index or a shape
+            inputs = (list(inputs[0]), *inputs[1:])
         if options:
             inputs, options = self._place(inputs, options)
         arrays = [_plain(x) for x in inputs]

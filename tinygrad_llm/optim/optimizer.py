@@ -36,16 +36,16 @@ class Optimizer:
     def step(self, lr: float | None = None) -> None:
         """One update, with the given learning rate or the optimiser's own."""
         rate = self.lr if lr is None else lr
-        for name, parameter in self.parameters.items():
-            if parameter.grad is None:
-                continue
+        trained = [(name, p, p.grad) for name, p in self.parameters.items() if p.grad is not None]
+        for name, parameter, _ in trained:  # all are looked at before the first is updated
             if not parameter.data.flags.writeable:
                 raise RuntimeError(
                     f"{type(self).__name__}: {name} cannot be updated while a graph that was not sent backward "
                     "needs its values; delete that graph's result first, or compute it under no_grad()"
                 )
+        for name, parameter, gradient in trained:
             self.updates[name] = self.updates.get(name, 0) + 1
-            self.update(name, parameter, parameter.grad, rate)
+            self.update(name, parameter, gradient, rate)
 
     def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
         """Update one parameter."""
