@@ -98,6 +98,34 @@ def test_a_missing_file_is_named(tmp_path):
         list(read_documents(tmp_path / "absent.txt"))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: neither a file nor a folder"):
+        list(read_documents(tmp_path / "pipe"))
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(DataError, match="neither a file nor a folder"):
+            list(read_documents(f"/dev/fd/{reading}"))
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_file_name_that_is_not_utf8_can_be_printed(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    try:
+        path.write_text("text", encoding="utf-8")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes only UTF-8 names")
+    for source in (path, tmp_path):
+        assert list(read_documents(source)) == [Document(r"caf\udce9.txt", "text")]
+    path.write_bytes(b"\0")
+    with pytest.raises(DataError) as caught:
+        list(read_documents(path))
+    assert r"caf\udce9.txt: not a text file" in str(caught.value).encode("utf-8").decode("utf-8")
+
+
 def unreadable(path):
     path.chmod(0)
     if sys.platform == "win32" or os.access(path, os.R_OK):

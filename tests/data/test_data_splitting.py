@@ -24,6 +24,17 @@ def long_paragraphs(documents):
     return {p for p in found if len(p) >= PARAGRAPH}
 
 
+def long_runs(documents):
+    """From each line that is not empty, the shortest run of such lines with 64 characters or more."""
+    found = set()
+    for document in documents:
+        lines = [plain(line) for line in document.text.split("\n") if line.strip()]
+        for begin in range(len(lines)):
+            runs = (" ".join(lines[begin:end]) for end in range(begin + 1, len(lines) + 1))
+            found.add(next((run for run in runs if len(run) >= PARAGRAPH), ""))
+    return found - {""}
+
+
 def split_or_message(documents, seed, fraction):
     try:
         return tuple(map(list, split(documents, seed, fraction))), ""
@@ -41,6 +52,7 @@ def test_no_document_and_no_long_paragraph_is_on_both_sides(texts, seed, fractio
     training, validation = sides
     assert not long_paragraphs(training) & long_paragraphs(validation)
     assert not {plain(d.text) for d in training} & {plain(d.text) for d in validation}
+    assert not long_runs(training) & long_runs(validation)
     total = sum(map(len, texts))
     assert sum(len(d.text) for d in training) >= total * (1 - fraction) - 1000  # all that was not held out
     shared = {d.name for d in training} & {d.name for d in validation}
@@ -81,6 +93,19 @@ def test_a_licence_at_the_head_of_every_file_is_left_only_in_the_training_text()
     assert len(list(validation)) == 3
     for document in validation:
         assert document.text.strip() == own.format(document.name[1:])
+
+
+@pytest.mark.parametrize("line", ["a line that everyone has, number {}, long enough to be known by itself", "line {}"])
+@pytest.mark.parametrize("end", ["\n", "\n\n"])
+def test_documents_equal_but_for_their_first_lines_share_no_lines(line, end):
+    own = "the first line of document {} is its own, and it is long enough to stay"
+    body = end.join(line.format(i) for i in range(200))
+    documents = [Document(f"d{i}", f"{own.format(i)}{end}{body}") for i in range(20)]
+    training, validation = split(documents)
+    assert [d.text.strip() for d in validation] == [own.format(d.name[1:]) for d in validation]
+    assert all(body in d.text for d in training)
+    with pytest.raises(DataError, match="validation part is empty"):
+        split([Document(f"d{i}", f"{i}{end}{body}") for i in range(20)])
 
 
 def test_what_is_left_of_a_document_is_no_training_document_either():
@@ -143,6 +168,7 @@ def test_the_default_corpus_does_not_leak():
     training, validation = split(default_corpus())
     assert not long_paragraphs(training) & long_paragraphs(validation)
     assert not {d.name for d in training} & {d.name for d in validation}
+    assert not long_runs(validation) & long_runs(training)
     sizes = [sum(len(d.text) for d in side) for side in (training, validation)]
     assert 0.03 < sizes[1] / sum(sizes) <= 0.1
 

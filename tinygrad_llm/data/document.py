@@ -9,8 +9,13 @@ class DataError(ValueError):
     """The user's text cannot be used; one line that names the file, the value and the remedy."""
 
     def __init__(self, message: str, kind: str = "unusable") -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.kind = kind  # one word, by which skipped files are counted
+
+
+def printable(name: str) -> str:
+    """The text with `\\udcff` spelled out for each byte of a file name that is not UTF-8: printing those would fail."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True)

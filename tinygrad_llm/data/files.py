@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-from tinygrad_llm.data.document import DataError, Document
+from tinygrad_llm.data.document import DataError, Document, printable
 
 PIECE = 1_000_000  # characters; a text is never held in more than about twice this
 
@@ -47,11 +47,15 @@ def read_documents(
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if not path.is_dir():
-        yield from _read_file(path, path.name, piece)
+        if not path.is_file():  # a pipe can be read only once, and may block for ever
+            raise DataError(
+                f"{path}: neither a file nor a folder, but a pipe or a device; write its text into a file first"
+            )
+        yield from _read_file(path, printable(path.name), piece)
         return
     found = False
     for file in _files_below(path, skipped):
-        pieces = _read_file(file, file.relative_to(path).as_posix(), piece)
+        pieces = _read_file(file, printable(file.relative_to(path).as_posix()), piece)
         try:
             first = next(pieces)
         except DataError as error:
@@ -67,7 +71,7 @@ def read_documents(
 
 def _files_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
     def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot list this folder: {error.strerror}")
+        raise DataError(f"{error.filename}: cannot list this folder: {error.strerror or error}")
 
     for root, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -130,7 +134,7 @@ def _decoded(path: Path, size: int) -> Iterator[str]:
                     return
                 done += len(data)
     except OSError as error:
-        raise DataError(f"{path}: cannot read this file: {error.strerror}", "unreadable") from None
+        raise DataError(f"{path}: cannot read this file: {error.strerror or error}", "unreadable") from None
 
 
 def _hint(data: bytes) -> str:

@@ -1,23 +1,23 @@
 """Splitting a corpus into training and validation text that have nothing in common.
 
 Several documents: whole documents are held out, chosen by a seeded hash of their names; and of the held-out ones, any
-paragraph that also stands in a training document is taken out (a licence at the head of every file, a docstring copied
-from class to class). One document, or a few of which none is small enough: the end of the text is held out. In a
-single document only the place decides: a text may repeat itself.
+paragraph and any run of lines of 64 characters that also stands in a training document is taken out (a licence at the
+head of every file, a docstring copied from class to class, a log that differs in one line). One document, or a few of
+which none is small enough: the end of the text is held out. In a single document only the place decides: a text may
+repeat itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from tinygrad_llm.data.document import DataError, Document
 
 PARAGRAPH = 64  # characters; shorter paragraphs ("Return self.") are language, not a leak
-
-_EMPTY_LINE = re.compile(r"\n[ \t]*\n")
+_ROUNDS = 4  # of taking out what is common
 
 
 class Documents:
@@ -41,7 +41,8 @@ def split(documents: Iterable[Document], seed: int = 0, fraction: float = 0.1) -
     """Hold out up to `fraction` of the characters (of a single text: just that) for validation.
 
     `documents` must be iterable more than once (a list, or `TextFiles`); it is read twice here and once per use of a
-    side. Same documents, seed and fraction: same split. Memory: the held-out paragraphs' hashes.
+    side. Same documents, seed and fraction: same split. Memory: the hashes of the
+    held-out lines and paragraphs. Where something is common, the documents are read up to four times.
     Raises DataError if a side would be empty, and ValueError for a fraction outside of (0, 1).
     """
     if not 0 < fraction < 1:
@@ -60,7 +61,7 @@ def split(documents: Iterable[Document], seed: int = 0, fraction: float = 0.1) -
     else:
         result = _split_by_place(documents, sum(sizes.values()), fraction)
     if len(sizes) > 1:
-        result = _without_common_paragraphs(result)
+        result = _without_common_text(result)
     total = sum(sizes.values())
     for side, name in zip(result, Split._fields, strict=True):
         if not any(document.text.strip() for document in side):
@@ -117,39 +118,85 @@ def _cut(text: str, at: int) -> int:
     return at
 
 
-# ---- paragraphs on both sides
+# ---- text on both sides
 
 
-def _without_common_paragraphs(sides: Split) -> Split:
-    """Take out of the validation documents what also stands in a training document."""
-    held_out: set[bytes] = set()
-    for document in sides.validation:
-        held_out.update(map(_hash, _marks(document.text)))
-    common: set[bytes] = set()
-    for document in sides.training:
-        common.update(held_out.intersection(map(_hash, _marks(document.text))))
-    if not common:
-        return sides
-    return Split(sides.training, Documents(lambda: _cleaned(sides.validation, common)))
+def _without_common_text(sides: Split) -> Split:
+    """Take out of the validation documents what also stands in a training document.
+
+    Taking lines out makes new neighbours, which may stand in a training document too: so again, until nothing is
+    common. To come to an end soon, the last time takes out whole documents.
+    """
+    taken: list[set[bytes]] = []
+    validation = Documents(lambda: _cleaned(sides.validation, taken))
+    while len(taken) < _ROUNDS:
+        held_out: set[bytes] = set()
+        for document in validation:
+            held_out.update(_hash(mark.text) for mark in _marks(document.text))
+        common: set[bytes] = set()
+        for document in sides.training:
+            common.update(held_out.intersection(_hash(mark.text) for mark in _marks(document.text)))
+        if not common:
+            break
+        taken.append(common)
+    return Split(sides.training, validation)
 
 
-def _cleaned(documents: Iterable[Document], common: set[bytes]) -> Iterator[Document]:
+def _cleaned(documents: Iterable[Document], taken: list[set[bytes]]) -> Iterator[Document]:
     for document in documents:
-        if not common.intersection(map(_hash, _marks(document.text))):
-            yield document
-        elif _hash(_plain(document.text)) not in common:
-            kept = [text for text in _EMPTY_LINE.split(document.text) if _hash(_plain(text)) not in common]
-            # one long paragraph must be left: it stands in no training document, so the rest equals none as a whole
-            if any(len(_plain(text)) >= PARAGRAPH for text in kept):
-                yield Document(document.name, "\n\n".join(kept), document.part)
+        text = document.text
+        for number, common in enumerate(taken, 1):
+            rest = _without(text, common)
+            if rest != text and (number == _ROUNDS or len(_plain(rest)) < PARAGRAPH):  # a scrap is no document
+                break
+            text = rest
+        else:
+            yield Document(document.name, text, document.part)
 
 
-def _marks(text: str) -> Iterator[str]:
-    """What must not stand on both sides: the text as a whole, and each paragraph that is long enough."""
-    yield _plain(text)
-    for paragraph in _EMPTY_LINE.split(text):
-        if len(plain := _plain(paragraph)) >= PARAGRAPH:
-            yield plain
+def _without(text: str, common: set[bytes]) -> str:
+    """The text without the lines of common marks; an empty line where some were taken out."""
+    lines: list[str | None] = list(text.split("\n"))
+    for mark in _marks(text):
+        if _hash(mark.text) in common:
+            lines[mark.begin : mark.end] = [None] * (mark.end - mark.begin)
+    if None not in lines:
+        return text
+    runs = [list(run) for kept, run in groupby(lines, lambda line: line is not None) if kept]
+    pieces = ["\n".join(line for line in run if line is not None) for run in runs]
+    return "\n\n".join(piece for piece in pieces if piece.strip())
+
+
+class _Mark(NamedTuple):
+    """What must not stand on both sides: lines `begin` to `end` (not included), their white space made equal."""
+
+    begin: int
+    end: int
+    text: str
+
+
+def _marks(text: str) -> Iterator[_Mark]:
+    """The text as a whole; each paragraph that is long enough; from each line on, as few lines as are long enough.
+
+    So no run of whole lines of 64 characters stands on both sides, however its paragraphs are divided, and no paragraph
+    whose lines are only broken elsewhere.
+    """
+    lines = [_plain(line) for line in text.split("\n")]
+    numbers = [number for number, line in enumerate(lines) if line]  # empty lines do not count
+    whole = " ".join([lines[number] for number in numbers])
+    yield _Mark(0, len(lines), whole)
+    ends = [end - 1 for end in accumulate(len(lines[number]) + 1 for number in numbers)]  # of each line in `whole`
+    begins = [0, *(end + 1 for end in ends)]
+    last = paragraph = 0
+    for first, number in enumerate(numbers):
+        while last < len(ends) and ends[last] - begins[first] < PARAGRAPH:
+            last += 1
+        if last < len(ends):
+            yield _Mark(number, numbers[last] + 1, whole[begins[first] : ends[last]])
+        if first + 1 == len(numbers) or numbers[first + 1] != number + 1:  # the last line of a paragraph
+            if ends[first] - begins[paragraph] >= PARAGRAPH and first > paragraph:
+                yield _Mark(numbers[paragraph], number + 1, whole[begins[paragraph] : ends[first]])
+            paragraph = first + 1
 
 
 def _plain(text: str) -> str:
