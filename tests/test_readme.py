@@ -1,0 +1,47 @@
+"""The README's code runs and prints what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(python|text)\n(.*?)```", README, re.DOTALL)
+PYTHON = [code for kind, code in BLOCKS if kind == "python"]
+
+
+def run(code):
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-"], input=code, cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_operation_prints_what_is_shown():
+    (code,) = [c for c in PYTHON if "def softsign" in c]
+    shown = BLOCKS[BLOCKS.index(("python", code)) + 1][1]
+    # everything but the last digits of rounding errors, which differ between machines
+    blurred = [re.sub(r"\d\.\d\de-\d\d", "#", text) for text in (run(code), shown)]
+    assert blurred[0] == blurred[1]
+
+
+def test_the_library_example_learns():
+    (code,) = [c for c in PYTHON if "Tokenizer.train" in c]
+    assert float(run(code)) < 0.5
+
+
+def test_the_derivation_is_the_one_in_the_source():
+    (code,) = [c for c in PYTHON if ".derivation(" in c]
+    (source,) = re.findall(r"from\s+\[`ops/\w+\.py`\]\((tinygrad_llm/ops/\w+\.py)\)", README)
+    assert code.strip() in (ROOT / source).read_text(encoding="utf-8")
+
+
+def test_files_that_are_named_exist():
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+    tree = README.split("## What is where")[1].split("##")[0]
+    for line in tree.splitlines():
+        if match := re.match(r" {6}(\S+)", line):
+            assert (ROOT / "tinygrad_llm" / match[1]).exists(), line
