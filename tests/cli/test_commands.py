@@ -202,6 +202,7 @@ def test_a_full_disk_loses_nothing_and_says_so(text, tmp_path, capsys, monkeypat
     assert status == 1
     assert "No space left on device" in error
     assert "optimizer.safetensors" in error
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
     monkeypatch.setattr(checkpoints, "save_arrays", real)
     status, output, _ = call(capsys, *arguments, "--resume")
     assert status == 0

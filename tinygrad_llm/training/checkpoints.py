@@ -30,13 +30,12 @@ def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, abou
     for leftover in parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
     temporary, folder = parent / f".step-{step:08d}.tmp", parent / f"step-{step:08d}"
-    temporary.mkdir()
-    model.save_pretrained(temporary)
-    save_arrays(temporary / "optimizer.safetensors", optimizer.state_dict(), {})
-    digests = {name: _sha256(temporary / name) for name in ("model.safetensors", "optimizer.safetensors")}
-    state = {**about, "step": step, "sha256": digests}
-    atomic_write(temporary / "state.json", json.dumps({**state, "own_sha256": _seal(state)}, indent=2).encode())
-    sync(temporary)
+    try:
+        temporary.mkdir()
+        _write(temporary, step, model, optimizer, about)
+    except OSError:  # a full disk: do not leave it fuller
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(temporary, folder)
@@ -45,6 +44,16 @@ def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, abou
     for old in _folders(run)[KEEP:]:
         shutil.rmtree(old)
     return folder
+
+
+def _write(folder: Path, step: int, model: GPT, optimizer: Optimizer, about: dict[str, Any]) -> None:
+    """The three files of a checkpoint."""
+    model.save_pretrained(folder)
+    save_arrays(folder / "optimizer.safetensors", optimizer.state_dict(), {})
+    digests = {name: _sha256(folder / name) for name in ("model.safetensors", "optimizer.safetensors")}
+    state = {**about, "step": step, "sha256": digests}
+    atomic_write(folder / "state.json", json.dumps({**state, "own_sha256": _seal(state)}, indent=2).encode())
+    sync(folder)
 
 
 def publish(run: Path, folder: Path) -> None:
