@@ -11,8 +11,6 @@ from tinygrad_llm.training import evaluate_run
 def evaluate(model: Path, *, data: str = "") -> int:
     """Measure a trained model: loss, perplexity and bits per byte.
 
-    Example: tinygrad-llm eval run --data other.txt
-
     Parameters
     ----------
     model

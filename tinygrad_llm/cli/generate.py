@@ -25,8 +25,6 @@ def generate(
 ) -> int:
     """Continue a prompt with a trained model.
 
-    Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1
-
     Parameters
     ----------
     model

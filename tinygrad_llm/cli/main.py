@@ -24,9 +24,9 @@ app = App(
     help="A large language model from scratch on NumPy: train a tokenizer and a GPT, generate text, measure.",
     version=__version__,
 )
-app.command(train)
-app.command(generate)
-app.command(evaluate, name="eval")
+app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --steps 200 --out book")
+app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
+app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
 app.command(tokenizer_app)
 
 

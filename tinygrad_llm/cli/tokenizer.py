@@ -16,7 +16,7 @@ app = App(name="tokenizer", help="Train a byte-level BPE tokenizer, or use one."
 COLOURS = ("black on bright_cyan", "black on bright_yellow", "black on bright_green", "black on bright_magenta")
 
 
-@app.command
+@app.command(help_epilogue="Example: tinygrad-llm tokenizer train --data book.txt --vocab-size 4096 --out book.json")
 def train(
     *,
     data: str = "",
@@ -26,7 +26,6 @@ def train(
 ) -> int:
     """Learn a vocabulary from text and write it as tokenizer.json.
 
-    Example: tinygrad-llm tokenizer train --data book.txt --vocab-size 4096 --out book.json
 
     Parameters
     ----------
@@ -49,33 +48,24 @@ def train(
     return 0
 
 
-@app.command
+@app.command(help_epilogue='Example: tinygrad-llm tokenizer encode run/tokenizer.json "Hello world"')
 def encode(tokenizer: Path, text: str | None = None) -> int:
-    """Print the token ids of a text, or of standard input.
-
-    Example: tinygrad-llm tokenizer encode run/tokenizer.json "Hello world"
-    """
+    """Print the token ids of a text, or of standard input."""
     print(*_load(tokenizer).encode(_text(text), disallowed_special=()).tolist())
     return 0
 
 
-@app.command
+@app.command(help_epilogue="Example: tinygrad-llm tokenizer decode run/tokenizer.json 39 68 75")
 def decode(tokenizer: Path, *ids: int) -> int:
-    """Print the text of token ids, given as arguments or on standard input.
-
-    Example: tinygrad-llm tokenizer decode run/tokenizer.json 39 68 75
-    """
+    """Print the text of token ids, given as arguments or on standard input."""
     numbers = list(ids) or [_number(word) for word in sys.stdin.read().split()]
     print(_load(tokenizer).decode(numbers))
     return 0
 
 
-@app.command
+@app.command(help_epilogue='Example: tinygrad-llm tokenizer show run/tokenizer.json "Hello world"')
 def show(tokenizer: Path, text: str | None = None) -> int:
-    """Colour the tokens of a text, and list their ids and bytes.
-
-    Example: tinygrad-llm tokenizer show run/tokenizer.json "Hello world"
-    """
+    """Colour the tokens of a text, and list their ids and bytes."""
     own, text = _load(tokenizer), _text(text)
     ids = own.encode(text, disallowed_special=()).tolist()
     coloured = Text()

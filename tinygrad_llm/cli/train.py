@@ -27,8 +27,6 @@ def train(
     Without --data the text is the documentation that comes with Python: no file and no network is needed. Everything
     is left in one folder: settings, tokenizer, weights, checkpoints, metrics, a plot of the loss, samples.
 
-    Example: tinygrad-llm train --data book.txt --steps 200 --out book
-
     Parameters
     ----------
     out
