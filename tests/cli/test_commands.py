@@ -52,6 +52,24 @@ def test_runs_without_a_name_are_numbered(text, tmp_path, capsys, monkeypatch):
         assert (tmp_path / name / "model.safetensors").is_file()
 
 
+def test_files_that_are_skipped_are_counted(text, tmp_path, capsys):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(text.read_bytes())
+    (folder / "b.png").write_bytes(b"\x89PNG\x00" * 9)
+    (folder / "c.txt").write_bytes("caf\xe9".encode("latin-1") * 9)
+    _, output, _ = call(capsys, "train", "--data", folder, "--out", tmp_path / "run", *SMALL)
+    assert f"skipped     files of {folder}: 2 binary" in output
+
+
+def test_resuming_nothing_is_refused_unless_it_says_what_to_begin(text, tmp_path, capsys):
+    status, _, error = call(capsys, "train", "--resume", "--out", tmp_path / "typo")
+    assert status == 1
+    assert "there is no run to resume" in error
+    assert not (tmp_path / "typo").exists()
+    assert call(capsys, "train", "--resume", "--data", text, "--out", tmp_path / "new", *SMALL)[0] == 0
+
+
 def test_generate_is_the_same_twice_and_without_the_cache(run, capsys):
     arguments = ["generate", run, "--prompt", "def ", "--max-tokens", "40", "--seed", "1"]
     _, first, _ = call(capsys, *arguments)

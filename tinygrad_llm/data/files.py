@@ -18,7 +18,7 @@ PIECE = 1_000_000  # characters; a text is never held in more than about twice t
 class TextFiles:
     """The documents of a file or folder, read anew from the disk each time they are iterated.
 
-    After an iteration `skipped` says how many files of the folder were left out, and why: "hidden", "binary" (not
+    After a whole iteration `skipped` says how many files of the folder were left out, and why: "hidden", "binary" (not
     UTF-8 text), "empty", "unreadable".
     """
 
@@ -28,8 +28,9 @@ class TextFiles:
         self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Document]:
-        self.skipped.clear()
-        return read_documents(self.path, self.skipped, self.piece)
+        skipped: Counter[str] = Counter()
+        yield from read_documents(self.path, skipped, self.piece)
+        self.skipped = skipped  # of a whole iteration; one that is broken off has not seen all files
 
 
 def read_documents(

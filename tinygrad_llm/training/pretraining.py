@@ -213,6 +213,8 @@ def _settings(
     if not file.exists():
         if any(not path.name.startswith(".") for path in run.iterdir()):
             raise ValueError(f"{run}: a folder that is not empty and holds no run; choose another --out")
+        if resume and given is not None and not set(given) - {"resume", "out"}:
+            raise ValueError(f"{run}: there is no run to resume; to begin one, give the whole command again")
         if resume:
             console.print(f"{run}: there is no run to resume yet; this begins one")
         return config
