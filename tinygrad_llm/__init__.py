@@ -1,10 +1,18 @@
 """A large language model from scratch on NumPy, with every gradient derived by hand, executable, and checked."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tinygrad_llm import ops
 from tinygrad_llm.checking import gradcheck
 from tinygrad_llm.operation import checkpoint, op, use_backend
 from tinygrad_llm.tape import detect_anomaly, enable_grad, no_grad
 from tinygrad_llm.tensor import Tensor, registry
+
+if TYPE_CHECKING:
+    from tinygrad_llm import study
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,5 +25,13 @@ __all__ = [
     "op",
     "ops",
     "registry",
+    "study",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`study` is loaded when it is first used: it needs more than NumPy."""
+    if name == "study":
+        return importlib.import_module("tinygrad_llm.study")
+    raise AttributeError(f"module 'tinygrad_llm' has no attribute {name!r}")

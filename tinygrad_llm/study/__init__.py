@@ -1,0 +1,1 @@
+"""Studying gradients: from a number back to the algebra behind it."""
