@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_llm as tg
-from tinygrad_llm import Tensor, tape
+from tinygrad_llm import Tensor, locks
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.tape import saved_arrays, unbroadcast
 
@@ -146,7 +146,7 @@ def test_locks_are_counted_and_views_are_locked_with_their_owner():
     second.backward(np.ones((2, 3)))
     assert array.flags.writeable
     assert view.flags.writeable
-    assert not tape._locks
+    assert not locks._locks
 
 
 def test_arrays_that_were_read_only_stay_so():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tinygrad_llm import ops
 from tinygrad_llm.checking import gradcheck
 from tinygrad_llm.operation import checkpoint, op, use_backend
-from tinygrad_llm.tape import detect_anomaly, enable_grad, no_grad
+from tinygrad_llm.tape import detect_anomaly, enable_grad, keep_graph, no_grad
 from tinygrad_llm.tensor import Tensor, registry
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "detect_anomaly",
     "enable_grad",
     "gradcheck",
+    "keep_graph",
     "no_grad",
     "op",
     "ops",

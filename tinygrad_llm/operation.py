@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from tinygrad_llm.tape import (
     describe,
     enable_grad,
     grad_enabled,
+    graph_kept,
     next_order,
     no_grad,
     sweep,
@@ -170,7 +171,7 @@ class Operation:
         if anomaly_detection():
             self._check_finite(arrays, values)
         if grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
-            return record(self.name, self.parameters, inputs, arrays, values, vjp, many)
+            return record(self.name, self.parameters, inputs, arrays, values, vjp, many, options)
         outputs = tuple(Tensor(v) for v in values)
         return outputs if many else outputs[0]
 
@@ -238,14 +239,18 @@ def record(
     values: tuple[Array, ...],
     vjp: Callable[..., Any],
     many: bool,
+    options: Mapping[str, Any] | None,
 ) -> Any:
     """Put one operation on the tape and return its outputs as Tensors: a tuple if `many`, else the only one.
 
-    `inputs` are the arguments as given (Tensors among them), `arrays` the same as the operation saw them.
+    `inputs` are the arguments as given (Tensors among them), `arrays` the same as the operation saw them. `options`
+    are remembered for study; None if the vjp must run but once, and so cannot be studied.
     """
     edges = [Edge(i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     node = Node(name, parameters, edges, vjp, many)
     node.lock((*arrays, *values))
+    if options is not None:
+        node.remember(arrays, options, values)
     if anomaly_detection():
         node.input_ranges = [describe(a) for a in arrays if isinstance(a, np.ndarray)]
     outputs = []
@@ -262,10 +267,10 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     """``function(*inputs)``, recomputed in backward rather than remembered: same bits, less memory, more time.
 
     Only the inputs are kept. Random draws inside (dropout) are repeated. Parameters that `function` uses without being
-    among `inputs` receive their gradients too, but must not change before backward. Source: Chen et al. 2016,
-    arXiv:1604.06174.
+    among `inputs` receive their gradients too, but must not change before backward. Under `keep_graph` it simply calls
+    the function, and remembers everything. Source: Chen et al. 2016, arXiv:1604.06174.
     """
-    if not grad_enabled():
+    if not grad_enabled() or graph_kept():
         return function(*inputs)
     arrays = [_plain(x) for x in inputs]
     state = random.get_state()
@@ -293,7 +298,7 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
         sweep([t for t, _ in taped], [dy for _, dy in taped], since=begin)
         return tuple(_gradient_or_zero(t) if isinstance(t, Tensor) else None for t in again)
 
-    return record("checkpoint", ("inputs",), inputs, arrays, values, vjp, many)
+    return record("checkpoint", ("inputs",), inputs, arrays, values, vjp, many, None)
 
 
 def _gradient_or_zero(tensor: Tensor) -> Array:

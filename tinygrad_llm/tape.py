@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
-from contextlib import ContextDecorator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from tinygrad_llm.locks import lock, unlock
 
 if TYPE_CHECKING:
     from tinygrad_llm.tensor import Tensor
@@ -26,6 +28,8 @@ Array = npt.NDArray[Any]
 
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 _anomaly_detection: ContextVar[bool] = ContextVar("anomaly_detection", default=False)
+_graph_kept: ContextVar[bool] = ContextVar("graph_kept", default=False)
+_callers: ContextVar[tuple[tuple[Any, int], ...]] = ContextVar("callers", default=())
 _creation = itertools.count()
 
 
@@ -69,6 +73,31 @@ class detect_anomaly(_Setting):
     """
 
     variable, value = _anomaly_detection, True
+
+
+class keep_graph(_Setting):
+    """``with keep_graph():`` remembers every operation with all its values, also after backward, for study.
+
+    Small operations are always remembered (see `Memory`); this is for graphs that are not small, and it costs the
+    memory of all of their values.
+    """
+
+    variable, value = _graph_kept, True
+
+
+def graph_kept() -> bool:
+    """Whether every operation is being remembered for study."""
+    return _graph_kept.get()
+
+
+@contextmanager
+def called_by(caller: Any) -> Iterator[None]:
+    """Operations recorded inside remember that `caller` (a Module) was at work, and which of its calls it was."""
+    token = _callers.set((*_callers.get(), (caller, next(_creation))))
+    try:
+        yield
+    finally:
+        _callers.reset(token)
 
 
 def next_order() -> int:
@@ -118,40 +147,6 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     return gradient.sum(tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Arrays that a vjp still needs are read-only until the vjp has run: a write in place would silently falsify the
-# gradient, so NumPy refuses it ("assignment destination is read-only"). Locks are counted per owner of the memory,
-# since a view cannot be made writeable again before its owner is. A view taken before its array came on the tape is not
-# reached.
-
-_locks: dict[int, list[Any]] = {}
-"""id(owner) to [count, owner, the arrays made read-only ...]."""
-
-
-def _lock(array: Array) -> None:
-    owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
-    entry = _locks.get(id(owner))
-    if entry is None:
-        entry = _locks[id(owner)] = [0, owner]
-    entry[0] += 1
-    if array.flags.writeable:  # the view first: it can no longer be locked by itself once its owner is
-        array.flags.writeable = False
-        entry.append(array)
-    if owner is not array and owner.flags.writeable:
-        owner.flags.writeable = False
-        entry.append(owner)
-
-
-def _unlock(array: Array) -> None:
-    owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
-    entry = _locks[id(owner)]
-    entry[0] -= 1
-    if entry[0] == 0:
-        del _locks[id(owner)]
-        for locked in sorted(entry[2:], key=lambda a: a is not owner):  # the owner first
-            locked.flags.writeable = True
-
-
 def saved_arrays(function: Callable[..., Any]) -> list[Array]:
     """The arrays a vjp holds on to until backward: what its closure, and the closures inside it, captured."""
     found: list[Array] = []
@@ -184,10 +179,41 @@ class Edge:
         self.shape, self.dtype = tensor.data.shape, tensor.data.dtype
 
 
+SMALL = 1 << 16
+"""Operations whose inputs and outputs take no more bytes than this are remembered for study (see `Memory`)."""
+
+
+class Memory(NamedTuple):
+    """What study wants to know of a node: the arguments, the outputs' values, and the Modules that were at work.
+
+    Every small operation has one, and keeps its vjp and cotangents after backward: so a gradient can be explained after
+    the fact, in the small graphs that people study, at no cost in the large ones, which need `keep_graph`. It lives as
+    long as the node.
+    """
+
+    arrays: Sequence[Any]
+    options: Mapping[str, Any]
+    values: tuple[Array, ...]
+    callers: tuple[tuple[Any, int], ...]
+
+
 class Node:
     """One recorded operation: its vjp, and the edges along which it hands gradients back."""
 
-    __slots__ = ("edges", "input_ranges", "locked", "many", "name", "order", "outputs", "parameters", "retained", "vjp")
+    __slots__ = (
+        "edges",
+        "input_ranges",
+        "locked",
+        "many",
+        "memory",
+        "name",
+        "order",
+        "outputs",
+        "parameters",
+        "replay",
+        "retained",
+        "vjp",
+    )
 
     def __init__(
         self, name: str, parameters: Sequence[str], edges: list[Edge], vjp: Callable[..., Any], many: bool
@@ -200,6 +226,17 @@ class Node:
         self.locked: list[Array] = []
         self.retained: dict[int, Tensor] = {}
         self.input_ranges: list[str] = []
+        self.memory: Memory | None = None
+        self.replay: tuple[Callable[..., Any], list[Array | None]] | None = None  # vjp, cotangents; after backward
+
+    def remember(self, arrays: Sequence[Any], options: Mapping[str, Any], values: tuple[Array, ...]) -> None:
+        """Keep what study needs, if the operation is small or the graph is to be kept."""
+        size = 0
+        for array in (*arrays, *values):
+            if isinstance(array, np.ndarray):
+                size += array.nbytes
+        if size <= SMALL or _graph_kept.get():
+            self.memory = Memory(arrays, options, values, _callers.get())
 
     def lock(self, candidates: Sequence[Any]) -> None:
         """Make what the vjp saved read-only, and whatever among `candidates` (inputs, outputs) shares its memory."""
@@ -211,13 +248,13 @@ class Node:
         shared = [a for a in candidates if isinstance(a, np.ndarray) and id(a if a.base is None else a.base) in owners]
         self.locked = saved + shared
         for array in self.locked:
-            _lock(array)
+            lock(array)
 
     def free(self) -> None:
         """Drop the vjp with all it saved, and make its arrays writeable again."""
         self.vjp = None
         for array in self.locked:
-            _unlock(array)
+            unlock(array)
         self.locked = []
 
     def __del__(self) -> None:
@@ -237,16 +274,24 @@ class Node:
                 f"backward: the graph behind '{self.name}' was already freed by an earlier backward(); "
                 "run the forward pass again before the second one"
             )
+        result = self.gradients(self.vjp, cotangents, self.edges)
+        if self.memory is not None:
+            self.replay = self.vjp, cotangents
+        self.free()
+        return result
+
+    def gradients(
+        self, vjp: Callable[..., Any], cotangents: Sequence[Array | None], edges: Sequence[Edge]
+    ) -> list[Array]:
+        """One gradient for each of `edges`; a cotangent of None is zero."""
         filled = [
             np.zeros(shape, dtype) if c is None else c
             for c, (shape, dtype) in zip(cotangents, self.outputs, strict=True)
         ]
-        gradients = self.vjp(tuple(filled) if self.many else filled[0])
+        gradients = vjp(tuple(filled) if self.many else filled[0])
         if not isinstance(gradients, (tuple, list)):
             gradients = (gradients,)
-        result = [self._gradient(edge, gradients) for edge in self.edges]
-        self.free()
-        return result
+        return [self._gradient(edge, gradients) for edge in edges]
 
     def _gradient(self, edge: Edge, gradients: Sequence[Any]) -> Array:
         gradient = gradients[edge.position] if edge.position < len(gradients) else None
@@ -275,12 +320,15 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0
     belong to the graph outside, is handed to the sweep that runs the vjp.
     """
     outer = _outer_send.get()
+    leaves: list[Tensor] = []
+    remembered = True
     pending: dict[int, tuple[Node, list[Array | None]]] = {}
     queue: list[int] = []  # a heap of negated creation numbers: the newest node first
 
     def send(target: Node | Tensor, index: int, gradient: Array, foreign: Sequence[Array]) -> None:
         if not isinstance(target, Node):
             _accumulate(target, gradient, foreign)
+            leaves.append(target)
             return
         if target.order < since and outer is not None:
             outer(target, index, gradient, foreign)
@@ -308,6 +356,9 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0
         for number, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
             others = gradients[:number] + gradients[number + 1 :]
             send(edge.target, edge.target_output, gradient, foreign + others)
+        remembered = remembered and node.memory is not None
+    for leaf in leaves:
+        leaf.origin = tuple(t.node for t in outputs if t.node is not None) if remembered else ()
 
 
 def _accumulate(leaf: Tensor, gradient: Array, foreign: Sequence[Array]) -> None:

@@ -22,12 +22,14 @@ class Tensor:
     every leaf made with ``requires_grad=True`` after `backward`.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "node", "output_index", "requires_grad")
+    __slots__ = ("__weakref__", "data", "grad", "node", "origin", "output_index", "requires_grad")
     __array_ufunc__ = None  # so that `array * tensor` asks Tensor.__rmul__ rather than looping over the elements
 
     data: Array
     grad: Array | None
     node: Node | None
+    origin: tuple[Node, ...]
+    """Of a leaf: where the last backward began that reached it, if all of its graph is remembered (see `Memory`)."""
 
     def __init__(self, data: npt.ArrayLike | Tensor, requires_grad: bool = False) -> None:
         self.data = data.data if isinstance(data, Tensor) else np.asarray(data)
@@ -39,7 +41,7 @@ class Tensor:
                 "convert it first: data.astype(np.float32)"
             )
         self.requires_grad = requires_grad
-        self.grad, self.node, self.output_index = None, None, 0
+        self.grad, self.node, self.output_index, self.origin = None, None, 0, ()
 
     # -- reading -------------------------------------------------------------------------------------------------------
     @property
@@ -124,7 +126,7 @@ class Tensor:
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
-        self.grad = None
+        self.grad, self.origin = None, ()
 
     # -- operations ----------------------------------------------------------------------------------------------------
     def __setitem__(self, index: Any, value: Any) -> None:

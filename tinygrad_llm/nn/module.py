@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tinygrad_llm.tape import Array
+from tinygrad_llm.tape import Array, called_by, graph_kept
 from tinygrad_llm.tensor import Tensor
 
 
@@ -33,7 +33,10 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.forward(*inputs, **options)
+        if not graph_kept():
+            return self.forward(*inputs, **options)
+        with called_by(self):
+            return self.forward(*inputs, **options)
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of each direct part, in the order of assignment; list elements are called ``name.0`` ..."""

@@ -1,0 +1,44 @@
+"""Read-only arrays: what a vjp still needs may not be written to until the vjp has run.
+
+A write in place would silently falsify the gradient, so NumPy refuses it ("assignment destination is read-only"). Locks
+are counted per owner of the memory, since a view cannot be made writeable again before its owner is. A view taken
+before its array came on the tape is not reached.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_locks: dict[int, list[Any]] = {}
+"""id(owner) to [count, owner, the arrays made read-only ...]."""
+
+
+def lock(array: Array) -> None:
+    """Make an array, and the owner of its memory, read-only until as many calls of `unlock` have followed."""
+    owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
+    entry = _locks.get(id(owner))
+    if entry is None:
+        entry = _locks[id(owner)] = [0, owner]
+    entry[0] += 1
+    if array.flags.writeable:  # the view first: it can no longer be locked by itself once its owner is
+        array.flags.writeable = False
+        entry.append(array)
+    if owner is not array and owner.flags.writeable:
+        owner.flags.writeable = False
+        entry.append(owner)
+
+
+def unlock(array: Array) -> None:
+    """Undo one `lock`; after the last, what was writeable before is so again."""
+    owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
+    entry = _locks[id(owner)]
+    entry[0] -= 1
+    if entry[0] == 0:
+        del _locks[id(owner)]
+        for locked in sorted(entry[2:], key=lambda a: a is not owner):  # the owner first
+            locked.flags.writeable = True
