@@ -108,9 +108,9 @@ def getitem(x, index):
     """``y = x[index]`` with NumPy's meaning: whole numbers, slices, None, Ellipsis, integer and boolean arrays.
 
     Saves the index and the shape of x, not x; for a basic index y is a view of x. The gradient is zeros, to which each
-    cotangent is added at the place that was read::
+    cotangent is added at the place that was read; with ``place_n`` the place of x from which ``y_n`` was read::
 
-        dx_j = sum_n [n was read from j] dy_n
+        dx_j = sum_n [place_n = j] dy_n
 
     Only an integer array can read a place twice. Without one the sum has one term at most, and is an assignment; a
     single one is the same sum over rows as in `embedding`; else np.add.at. Cost: one pass over x backward, besides the

@@ -13,7 +13,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 @op
 def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, reduction="mean"):
-    """``loss = -log p_target`` with ``p = softmax(logits)``: the surprise, in nats, at the token that really came.
+    """``loss = -log p_(target)`` with ``p = softmax(logits)``: the surprise, in nats, at the token that really came.
 
     logits (..., V), whole-number targets (...); the loss is a number, or of the targets' shape for reduction "none".
     With x one row of logits and ``lse = log sum_v exp(x_v)``, so that ``log p_v = x_v - lse``::
@@ -28,7 +28,9 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
     Saves the maximum of each row and the sum of exp(x - maximum), not p: the logits exist anyway, and p follows from
     them. With w the cotangent of a row's loss, ``dy / count`` for the mean::
 
-        dx = w (p (1 + 2 z_loss lse) - t),   which without smoothing and z_loss is w (p - onehot)
+        dx = w (p (1 + 2 z_loss lse) - t)
+
+    which without smoothing and z_loss is ``w (p - onehot(target))``.
 
     Numerics: after subtracting the row's maximum the largest exponent is 0 and the sum at least 1, and the loss is made
     of differences to the maximum: logits of +-1e4 neither overflow nor cost digits of the loss. Cost: forward 4 passes

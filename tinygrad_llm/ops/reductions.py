@@ -38,7 +38,9 @@ def linear_map(function, shape, dy):
 
 @op
 def sum(x, axis=None, keepdims=False):  # Python's own sum is not used in this file
-    """``z = sum of x`` over `axis`. Saves only the shape of x. Over no elements it is 0.
+    """``z_k = sum_(j in k) x_j`` over `axis`: the sum of each group k of entries. Over no elements it is 0.
+
+    Saves only the shape of x.
 
     Gradient: ``dx = dy``, the same for every entry of a group; a view of dy that repeats it (zero strides), no copy.
     """
@@ -74,7 +76,7 @@ def _(rng, shape=(3, 2, 2)):
 
 @op
 def mean(x, axis=None, keepdims=False):
-    """``z = sum of x / N`` over `axis`, N the number of entries in a group. Saves only the shape of x.
+    """``z_k = sum_(j in k) x_j / N`` over `axis`: the mean of each group k of N entries. Saves only the shape of x.
 
     Gradient: ``dx = dy / N``, repeated as for `sum`. Without entries (N = 0) the mean would be 0/0: a ValueError.
     """
@@ -111,7 +113,7 @@ def _(rng, shape=(3, 2, 2)):
 
 @op
 def max(x, axis=None, keepdims=False):  # Python's own max is not used in this file
-    """``z = the largest x`` over `axis`. Saves x and z.
+    """``z = max x``, the largest entry, over `axis`. Saves x and z.
 
     Gradient: ``dx = dy`` at the largest entry, 0 elsewhere. Where several are equal there is a kink; they share dy
     equally, as in PyTorch's amax. A NaN counts as the largest. Without entries there is no largest: a ValueError.

@@ -16,6 +16,7 @@ STYLE = """
 .study {
   --paper: #fdfcf9; --card: #ffffff; --ink: #1d2330; --soft: #5b6476; --line: #dfe2e8; --accent: #2f5fd0;
   --mark: #fff3c4; --good: #1a7f4b; --bad: #b3261e; --plus: #c2571a; --minus: #2f5fd0; --zero: #f4f4f2;
+  --word: #8b2fa8; --constant: #a8500f; --text: #22733f;
   color: var(--ink); background: var(--paper); color-scheme: light dark; line-height: 1.5;
   font-family: system-ui, "Segoe UI", "Helvetica Neue", "DejaVu Sans", sans-serif;
 }
@@ -23,6 +24,7 @@ STYLE = """
   .study {
     --paper: #14171d; --card: #1c2028; --ink: #e7eaf0; --soft: #9aa4b5; --line: #323846; --accent: #8fb0ff;
     --mark: #4a4120; --good: #62c795; --bad: #ff8a80; --plus: #f0955a; --minus: #7fa6ff; --zero: #23272f;
+    --word: #d4a1f0; --constant: #f0b37a; --text: #93d3a2;
   }
 }
 .study code, .study pre, .study .number {
@@ -40,6 +42,14 @@ STYLE = """
 .study td, .study th { padding: 0.2em 0.7em; text-align: right; border-bottom: 1px solid var(--line); }
 .study th { color: var(--soft); font-weight: 600; }
 .study .scroll { overflow-x: auto; }
+.study math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math; }
+.study .formulas { display: flex; flex-wrap: wrap; gap: 0.6em 2.5em; margin: 1em 1.5em; overflow-x: auto; }
+.study .source .k, .study .source .kn, .study .source .ow { color: var(--word); }
+.study .source .kc, .study .source .mi, .study .source .mf { color: var(--constant); }
+.study .source .nf, .study .source .nd, .study .source .nc { color: var(--accent); }
+.study .source .s1, .study .source .s2, .study .source .sd, .study .source .sa, .study .source .si,
+.study .source .se { color: var(--text); }
+.study .source .c1, .study .source .ch { color: var(--soft); font-style: italic; }
 .study :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 """
 
