@@ -1,7 +1,9 @@
 """The house notation: every formula in the code is in it, and reads well in each of its forms."""
 
+import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 
 import tinygrad_llm as tg
@@ -62,6 +64,34 @@ def test_the_three_forms(text, plain, tex):
 @pytest.mark.parametrize(("name", "formula"), list(documented()))
 def test_formulas_of_docstrings_are_in_the_notation(name, formula):
     check(formula)
+
+
+def derived():
+    """The formulas in every sentence that a derivation of a sample yields."""
+    found = {}
+    for name in OPERATIONS:
+        operation = tg.registry[name]
+        for number in range(len(operation.sample)):
+            rng = np.random.default_rng(0)
+            inputs, options = operation.sample.draw(rng, number)
+            value = operation.reference(*inputs, **options)[0]
+            dy = tuple(map(np.ones_like, value)) if isinstance(value, tuple) else np.ones(np.shape(value))
+            for parameter, derivation in operation.derivations.items():
+                given = {} if operation.variadic else dict(zip(operation.parameters, inputs, strict=False))
+                if not operation.variadic and parameter not in given:
+                    continue
+                forms = derivation(*inputs if operation.variadic else (), **given, dy=dy, **options)
+                found |= {(name, parameter, why): None for why, _ in forms}
+    return list(found)
+
+
+@pytest.mark.parametrize(("name", "parameter", "why"), derived())
+def test_formulas_of_derivations_are_in_the_notation(name, parameter, why):
+    assert why.count("`") % 2 == 0
+    for formula in notation.sentence_formulas(why):
+        check(formula)
+    outside = "".join(why.split("`")[::2])
+    assert not re.search(r"[=∂^_<>]", outside), "a formula without backticks"
 
 
 def check(formula):

@@ -33,12 +33,12 @@ def tanh(x):
 def _(x, dy):
     up, down = np.exp(x), np.exp(-x)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; only i = j counts, and the quotient rule on (e^x - e^-x) / (e^x + e^-x) gives "
-        "((e^x + e^-x)^2 - (e^x - e^-x)^2) / (e^x + e^-x)^2",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; only `i = j` counts, and the quotient rule on `(e^x - e^-x) / (e^x + e^-x)` "
+        "gives `((e^x + e^-x)^2 - (e^x - e^-x)^2) / (e^x + e^-x)^2`",
         diagonal(dy, ((up + down) ** 2 - (up - down) ** 2) / (up + down) ** 2),
     )
-    yield "divide term by term: the second one is y^2", dy * (1 - ((up - down) / (up + down)) ** 2)
-    yield "y is the value that forward has computed", dy * (1 - np.tanh(x) ** 2)
+    yield "divide term by term: the second one is `y^2`", dy * (1 - ((up - down) / (up + down)) ** 2)
+    yield "`y` is the value that forward has computed", dy * (1 - np.tanh(x) ** 2)
 
 
 @tanh.sample
@@ -74,11 +74,12 @@ def _(x, dy):
     down = np.exp(-x)
     y = 1 / (1 + down)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; only i = j counts, and the derivative of (1 + e^-x)^-1 is e^-x (1 + e^-x)^-2",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; only `i = j` counts, and the derivative of `(1 + e^-x)^-1` is "
+        "`e^-x (1 + e^-x)^-2`",
         diagonal(dy, down / (1 + down) ** 2),
     )
-    yield "one factor 1 / (1 + e^-x) is y", dy * y * (down / (1 + down))
-    yield "e^-x / (1 + e^-x) = 1 - 1 / (1 + e^-x) = 1 - y", dy * y * (1 - y)
+    yield "one factor `1 / (1 + e^-x)` is `y`", dy * y * (down / (1 + down))
+    yield "`e^-x / (1 + e^-x) = 1 - 1 / (1 + e^-x) = 1 - y`", dy * y * (1 - y)
 
 
 @sigmoid.sample
@@ -103,11 +104,11 @@ def relu(x):
 @relu.derivation("x")
 def _(x, dy):
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; where i = j it is 1 for x_i > 0 and 0 for x_i < 0, elsewhere 0",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; where `i = j` it is 1 for `x_i > 0` and 0 for `x_i < 0`, elsewhere 0",
         diagonal(dy, np.where(x > 0, 1.0, 0.0)),
     )
-    yield "only the term i = j is left of the sum: dy passes where x > 0", np.where(x > 0, dy, 0.0)
-    yield "x > 0 exactly where y = max(x, 0) > 0, so y is enough to know where", dy * (np.maximum(x, 0) > 0)
+    yield "only the term `i = j` is left of the sum: `dy` passes where `x > 0`", np.where(x > 0, dy, 0.0)
+    yield "`x > 0` exactly where `y = max(x, 0) > 0`, so `y` is enough to know where", dy * (np.maximum(x, 0) > 0)
 
 
 @relu.sample
@@ -162,33 +163,41 @@ def _derive_gelu_tanh(x, dy):
     du = SQRT_2_OVER_PI * (1 + 3 * GELU_CUBIC * x**2)
     t = np.tanh(u)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; only i = j counts. Product rule on x (1 + tanh u) / 2, chain rule on tanh u with "
-        "tanh' = 1/cosh^2: ∂y_i/∂x_i = (1 + tanh u)/2 + x u' / (2 cosh^2 u)",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; only `i = j` counts. Product rule on `x (1 + tanh u) / 2`, chain rule on "
+        "`tanh u` with `tanh' = 1/cosh^2`: `∂y_i/∂x_i = (1 + tanh u) / 2 + x u' / (2 cosh^2 u)`",
         diagonal(dy, (1 + t) / 2 + x * du / (2 * np.cosh(u) ** 2)),
     )
     yield (
-        "1/cosh^2 u = 1 - tanh^2 u, which needs only the saved t = tanh u",
+        "`1/cosh^2 u = 1 - tanh^2 u`, which needs only the saved `t = tanh u`",
         dy * ((1 + t) / 2 + x * (1 - t * t) * du / 2),
     )
     slope = SQRT_2_OVER_PI + 3 * SQRT_2_OVER_PI * GELU_CUBIC * x * x
-    yield "1 - t^2 = (1 + t) (1 - t), so both terms share (1 + t) / 2", dy * (0.5 * (1 + t) * (1 + x * (1 - t) * slope))
+    yield (
+        "`1 - t^2 = (1 + t) (1 - t)`, so both terms share `(1 + t) / 2`",
+        dy * (0.5 * (1 + t) * (1 + x * (1 - t) * slope)),
+    )
 
 
 def _derive_gelu_erf(x, dy):
     v = x / math.sqrt(2)
     erf = np.array([math.erf(each) for each in v.ravel()]).reshape(x.shape)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; only i = j counts. Product rule on x (1 + erf v) / 2 with v = x / sqrt(2), chain "
-        "rule with erf' v = 2 e^(-v^2) / sqrt(pi): ∂y_i/∂x_i = (1 + erf v)/2 + (x/2) (2 e^(-v^2) / sqrt(pi)) / sqrt(2)",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; only `i = j` counts. Product rule on `x (1 + erf v) / 2` with "
+        "`v = x / sqrt(2)`, chain rule with `erf' v = 2 e^(-v^2) / sqrt(pi)`: "
+        "`∂y_i/∂x_i = (1 + erf v) / 2 + (x/2) (2 e^(-v^2) / sqrt(pi)) / sqrt(2)`",
         diagonal(dy, (1 + erf) / 2 + x / 2 * (2 * np.exp(-v * v) / math.sqrt(math.pi)) / math.sqrt(2)),
     )
     density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     yield (
-        "v^2 = x^2/2, and the constants are 1 / sqrt(2 pi): the density p of the normal",
+        "`v^2 = x^2/2`, and the constants are `1 / sqrt(2 pi)`: the density `p = e^(-x^2/2) / sqrt(2 pi)` of the "
+        "normal",
         dy * ((1 + erf) / 2 + x * density),
     )
     erfc = np.array([math.erfc(-each) for each in v.ravel()]).reshape(x.shape)
-    yield "1 + erf v = erfc(-v), without the cancellation: this is 2 P, which is saved", dy * (erfc / 2 + x * density)
+    yield (
+        "`1 + erf v = erfc(-v)`, without the cancellation: this is `2 P`, which is saved",
+        dy * (erfc / 2 + x * density),
+    )
 
 
 @gelu.sample
@@ -221,12 +230,12 @@ def _(x, dy):
     down = np.exp(-x)
     s = 1 / (1 + down)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; only i = j counts, and the product rule on x s gives s + x s' with "
-        "s' = e^-x / (1 + e^-x)^2",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; only `i = j` counts, and the product rule on `x s` gives `s + x s'` with "
+        "`s' = e^-x / (1 + e^-x)^2`",
         diagonal(dy, s + x * (down / (1 + down) ** 2)),
     )
-    yield "s' = s (1 - s), as for the sigmoid", dy * (s + x * (s * (1 - s)))
-    yield "x s is y, so x itself need not be kept", dy * (s + (x * s) * (1 - s))
+    yield "`s' = s (1 - s)`, as for the sigmoid", dy * (s + x * (s * (1 - s)))
+    yield "`x s` is `y`, so `x` itself need not be kept", dy * (s + (x * s) * (1 - s))
 
 
 @silu.sample
@@ -253,12 +262,13 @@ def softplus(x):
 def _(x, dy):
     up = np.exp(x)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; only i = j counts, and the chain rule on log(1 + e^x) gives e^x / (1 + e^x)",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; only `i = j` counts, and the chain rule on `log(1 + e^x)` gives "
+        "`e^x / (1 + e^x)`",
         diagonal(dy, up / (1 + up)),
     )
-    yield "e^x / (1 + e^x) = 1 - 1 / (1 + e^x)", dy * (1 - 1 / (1 + up))
+    yield "`e^x / (1 + e^x) = 1 - 1 / (1 + e^x)`", dy * (1 - 1 / (1 + up))
     yield (
-        "1 + e^x is e^y by definition, so the saved y is enough; 1 - e^-y is -expm1(-y)",
+        "`1 + e^x` is `e^y` by definition, so the saved `y` is enough; `1 - e^-y` is `-expm1(-y)`",
         dy * (1 - np.exp(-np.log(1 + up))),
     )
 

@@ -35,14 +35,14 @@ def add(x, y):
 
 @add.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1 where i = j, else 0", diagonal(dy, 1.0)
-    yield "only the term i = j is left of the sum", dy
+    yield "`gx_j = sum_i dy_i ∂z_i/∂x_j`, with `∂z_i/∂x_j = 1` where `i = j`, else 0", diagonal(dy, 1.0)
+    yield "only the term `i = j` is left of the sum", dy
 
 
 @add.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = 1 where i = j, else 0", diagonal(dy, 1.0)
-    yield "only the term i = j is left of the sum", dy
+    yield "`gy_j = sum_i dy_i ∂z_i/∂y_j`, with `∂z_i/∂y_j = 1` where `i = j`, else 0", diagonal(dy, 1.0)
+    yield "only the term `i = j` is left of the sum", dy
 
 
 @add.sample
@@ -65,14 +65,14 @@ def sub(x, y):
 
 @sub.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1 where i = j, else 0", diagonal(dy, 1.0)
-    yield "only the term i = j is left of the sum", dy
+    yield "`gx_j = sum_i dy_i ∂z_i/∂x_j`, with `∂z_i/∂x_j = 1` where `i = j`, else 0", diagonal(dy, 1.0)
+    yield "only the term `i = j` is left of the sum", dy
 
 
 @sub.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = -1 where i = j, else 0", diagonal(dy, -1.0)
-    yield "only the term i = j is left of the sum", -dy
+    yield "`gy_j = sum_i dy_i ∂z_i/∂y_j`, with `∂z_i/∂y_j = -1` where `i = j`, else 0", diagonal(dy, -1.0)
+    yield "only the term `i = j` is left of the sum", -dy
 
 
 @sub.sample
@@ -95,14 +95,14 @@ def mul(x, y):
 
 @mul.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = y_i where i = j, else 0", diagonal(dy, y)
-    yield "only the term i = j is left of the sum", dy * y
+    yield "`gx_j = sum_i dy_i ∂z_i/∂x_j`, with `∂z_i/∂x_j = y_i` where `i = j`, else 0", diagonal(dy, y)
+    yield "only the term `i = j` is left of the sum", dy * y
 
 
 @mul.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = x_i where i = j, else 0", diagonal(dy, x)
-    yield "only the term i = j is left of the sum", dy * x
+    yield "`gy_j = sum_i dy_i ∂z_i/∂y_j`, with `∂z_i/∂y_j = x_i` where `i = j`, else 0", diagonal(dy, x)
+    yield "only the term `i = j` is left of the sum", dy * x
 
 
 @mul.sample
@@ -127,15 +127,18 @@ def div(x, y):
 
 @div.derivation("x")
 def _(x, y, dy):
-    yield "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1/y_i where i = j, else 0", diagonal(dy, 1 / y)
-    yield "only the term i = j is left of the sum", dy / y
+    yield "`gx_j = sum_i dy_i ∂z_i/∂x_j`, with `∂z_i/∂x_j = 1/y_i` where `i = j`, else 0", diagonal(dy, 1 / y)
+    yield "only the term `i = j` is left of the sum", dy / y
 
 
 @div.derivation("y")
 def _(x, y, dy):
-    yield "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = -x_i / y_i^2 where i = j, else 0", diagonal(dy, -x / (y * y))
-    yield "only the term i = j is left of the sum", -dy * x / (y * y)
-    yield "x / y is the quotient z, which forward has computed", -dy * (x / y) / y
+    yield (
+        "`gy_j = sum_i dy_i ∂z_i/∂y_j`, with `∂z_i/∂y_j = -x_i / y_i^2` where `i = j`, else 0",
+        diagonal(dy, -x / (y * y)),
+    )
+    yield "only the term `i = j` is left of the sum", -dy * x / (y * y)
+    yield "`x / y` is the quotient `z`, which forward has computed", -dy * (x / y) / y
 
 
 @div.sample
@@ -156,8 +159,8 @@ def neg(x):
 
 @neg.derivation("x")
 def _(x, dy):
-    yield "dx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = -1 where i = j, else 0", diagonal(dy, -1.0)
-    yield "only the term i = j is left of the sum", -dy
+    yield "`dx_j = sum_i dy_i ∂z_i/∂x_j`, with `∂z_i/∂x_j = -1` where `i = j`, else 0", diagonal(dy, -1.0)
+    yield "only the term `i = j` is left of the sum", -dy
 
 
 @neg.sample
@@ -208,20 +211,20 @@ def power(x, y):
 @power.derivation("x")
 def _(x, y, dy):
     yield (
-        "gx_j = sum_i dy_i ∂z_i/∂x_j; with z = exp(y log x) the chain rule gives ∂z_i/∂x_i = exp(y log x) y / x",
+        "`gx_j = sum_i dy_i ∂z_i/∂x_j`; with `z = exp(y log x)` the chain rule gives `∂z_i/∂x_i = exp(y log x) y / x`",
         diagonal(dy, np.exp(y * np.log(x)) * y / x),
     )
-    yield "only the term i = j is left of the sum, and exp(y log x) is x^y", dy * x**y * y / x
-    yield "x^y / x = x^(y-1), which also holds where log x does not exist", dy * (y * x ** (y - 1))
+    yield "only the term `i = j` is left of the sum, and `exp(y log x)` is `x^y`", dy * x**y * y / x
+    yield "`x^y / x = x^(y-1)`, which also holds where `log x` does not exist", dy * (y * x ** (y - 1))
 
 
 @power.derivation("y")
 def _(x, y, dy):
     yield (
-        "gy_j = sum_i dy_i ∂z_i/∂y_j; with z = exp(y log x) the chain rule gives ∂z_i/∂y_i = exp(y log x) log x",
+        "`gy_j = sum_i dy_i ∂z_i/∂y_j`; with `z = exp(y log x)` the chain rule gives `∂z_i/∂y_i = exp(y log x) log x`",
         diagonal(dy, np.exp(y * np.log(x)) * np.log(x)),
     )
-    yield "only the term i = j is left of the sum, and exp(y log x) is z", dy * x**y * np.log(x)
+    yield "only the term `i = j` is left of the sum, and `exp(y log x)` is `z`", dy * x**y * np.log(x)
 
 
 @power.sample

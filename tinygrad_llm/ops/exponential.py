@@ -30,11 +30,11 @@ def exp(x):
 def _(x, dy):
     series = sum(k * x ** (k - 1) / math.factorial(k) for k in range(1, 100))
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; only i = j counts, and differentiating e^x = sum_k x^k / k! term by term gives "
-        "sum_k k x^(k-1) / k!",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; only `i = j` counts, and differentiating `e^x = sum_k x^k / k!` term by term "
+        "gives `sum_k k x^(k-1) / k!`",
         diagonal(dy, series),
     )
-    yield "k / k! = 1 / (k-1)!: the same series again, so this is dy y", dy * np.exp(x)
+    yield "`k / k! = 1 / (k-1)!`: the same series again, so this is `dy y`", dy * np.exp(x)
 
 
 @exp.sample
@@ -60,10 +60,11 @@ def log(x):
 def _(x, dy):
     y = np.log(x)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; differentiating x = e^y gives 1 = e^y ∂y/∂x, so it is e^-y_i where i = j, else 0",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; differentiating `x = e^y` gives `1 = e^y ∂y/∂x`, so it is `e^-y_i` where "
+        "`i = j`, else 0",
         diagonal(dy, np.exp(-y)),
     )
-    yield "only the term i = j is left of the sum, and e^-y = 1/x", dy / x
+    yield "only the term `i = j` is left of the sum, and `e^-y = 1/x`", dy / x
 
 
 @log.sample
@@ -87,9 +88,9 @@ def sqrt(x):
 
 @sqrt.derivation("x")
 def _(x, dy):
-    yield "dx_j = sum_i dy_i ∂y_i/∂x_j, with x_i^(-1/2) / 2 where i = j, else 0", diagonal(dy, 0.5 * x**-0.5)
-    yield "only the term i = j is left of the sum", dy * 0.5 * x**-0.5
-    yield "x^(1/2) is the value y that forward has computed", 0.5 * dy / np.sqrt(x)
+    yield "`dx_j = sum_i dy_i ∂y_i/∂x_j`, with `x_i^(-1/2) / 2` where `i = j`, else 0", diagonal(dy, 0.5 * x**-0.5)
+    yield "only the term `i = j` is left of the sum", dy * 0.5 * x**-0.5
+    yield "`x^(1/2)` is the value `y` that forward has computed", 0.5 * dy / np.sqrt(x)
 
 
 @sqrt.sample

@@ -62,10 +62,10 @@ def _(weight, ids, dy):
     onehot = np.eye(len(weight))[ids.ravel()]  # (N, V): row n is e_(ids_n), so y = onehot W
     dy = dy.reshape(ids.size, -1)
     yield (
-        "dW_vc = sum_nd dy_nd ∂y_nd/∂W_vc, with ∂y_nd/∂W_vc = 1 where ids_n = v and d = c, else 0",
+        "`dW_vc = sum_nd dy_nd ∂y_nd/∂W_vc`, with `∂y_nd/∂W_vc = 1` where `ids_n = v` and `d = c`, else 0",
         np.einsum("nd,nv,dc->vc", dy, onehot, np.eye(weight.shape[1])),
     )
-    yield "only d = c is left: the gradient of a product with one-hot rows", onehot.T @ dy
+    yield "only `d = c` is left: the gradient of a product with one-hot rows", onehot.T @ dy
     dw = np.zeros(weight.shape)
     for n, v in enumerate(ids.ravel()):
         dw[v] += dy[n]
@@ -140,7 +140,7 @@ def _(x, index, dy):
     places = np.arange(x.size).reshape(x.shape)[plain_index(index)].ravel()  # y_n was read from place places[n] of x
     jacobian = np.eye(x.size)[places]
     yield (
-        "dx_j = sum_n dy_n ∂y_n/∂x_j, with ∂y_n/∂x_j = 1 where y_n was read from place j, else 0",
+        "`dx_j = sum_n dy_n ∂y_n/∂x_j`, with `∂y_n/∂x_j = 1` where `y_n` was read from place `j`, else 0",
         (dy.ravel() @ jacobian).reshape(x.shape),
     )
     dx = np.zeros(x.size)

@@ -107,24 +107,24 @@ def _(logits, targets, dy, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, r
     jacobian = p[..., :, None] * (delta - p[..., None, :])  # ∂p_v/∂x_j: the quotient rule on exp(x_v) / total
     from_z = 2 * z_loss * lse * (np.exp(logits) / total)  # ∂lse/∂x_j = (∂total/∂x_j) / total = exp(x_j) / total
     yield (
-        "dx_j = w ∂loss/∂x_j, where loss = -sum_v t_v log p_v + z_loss lse^2, and w is dy times the row's share in the "
-        "mean; chain rule with ∂log p_v/∂p_v = 1/p_v, ∂p_v/∂x_j = p_v (delta_vj - p_j) and "
-        "∂lse/∂x_j = exp(x_j)/sum_v exp(x_v)",
+        "`dx_j = w ∂loss/∂x_j`, where `loss = -sum_v t_v log p_v + z_loss lse^2`, and `w` is `dy` times the row's "
+        "share in the mean; chain rule with `∂log p_v/∂p_v = 1/p_v`, `∂p_v/∂x_j = p_v (delta_vj - p_j)` and "
+        "`∂lse/∂x_j = exp(x_j) / sum_v exp(x_v)`",
         w * (np.einsum("...v,...vj->...j", -t / p, jacobian) + from_z),
     )
     yield (
-        "p_v cancels against 1/p_v: ∂log p_v/∂x_j = delta_vj - p_j; and ∂lse/∂x_j is p_j itself",
+        "`p_v` cancels against `1/p_v`: `∂log p_v/∂x_j = delta_vj - p_j`; and `∂lse/∂x_j` is `p_j` itself",
         w * (np.einsum("...v,...vj->...j", -t, delta - p[..., None, :]) + 2 * z_loss * lse * p),
     )
     yield (
-        "multiply out: only v = j is left of the first term, -t_j; the second is p_j times sum_v t_v",
+        "multiply out: only `v = j` is left of the first term, `-t_j`; the second is `p_j` times `sum_v t_v`",
         w * (-t + p * t.sum(-1, keepdims=True) + 2 * z_loss * lse * p),
     )
-    yield "the targets t are a distribution: sum_v t_v = 1", w * (p - t + 2 * z_loss * lse * p)
+    yield "the targets `t` are a distribution: `sum_v t_v = 1`", w * (p - t + 2 * z_loss * lse * p)
     e = np.exp(logits - logits.max(-1, keepdims=True))
     yield (
-        "collect p, in which exp(maximum) cancels: p = exp(x - maximum) / sum_v exp(x_v - maximum); and write out t: "
-        "for a plain loss this is w (p - onehot)",
+        "collect `p`, in which `exp(m)` cancels, `m` the row's maximum: `p = exp(x - m) / sum_v exp(x_v - m)`; and "
+        "write out `t`: for a plain loss this is `w (p - onehot)`",
         w * (1 + 2 * z_loss * lse) / e.sum(-1, keepdims=True) * e
         - w * (1 - label_smoothing) * onehot
         - w * label_smoothing / vocabulary,

@@ -82,23 +82,23 @@ def _(x, gain, bias, dy, eps=1e-5):
     drstd = -0.5 * rstd**3 * dvar  # d (var + eps)^(-1/2) / d x_j
     dxhat = dcentred * rstd[..., None] + centred[..., :, None] * drstd[..., None, :]
     yield (
-        "dx_j = sum_i g_i ∂xhat_i/∂x_j with g = dy gain; product rule on xhat_i = centred_i rstd, "
-        "with ∂centred_i/∂x_j = delta_ij - 1/N and ∂rstd/∂x_j = -rstd^3 centred_j/N",
+        "`dx_j = sum_i g_i ∂xhat_i/∂x_j` with `g = dy gain`; product rule on `xhat_i = centred_i rstd`, with "
+        "`∂centred_i/∂x_j = delta_ij - 1/N` and `∂rstd/∂x_j = -rstd^3 centred_j/N`",
         np.einsum("...i,...ij->...j", g, dxhat),
     )
     inner = delta - 1 / n - xhat[..., :, None] * xhat[..., None, :] / n
     yield (
-        "centred = xhat / rstd, so both terms share the factor rstd: "
-        "∂xhat_i/∂x_j = rstd (delta_ij - 1/N - xhat_i xhat_j/N)",
+        "`centred = xhat / rstd`, so both terms share the factor `rstd`: "
+        "`∂xhat_i/∂x_j = rstd (delta_ij - 1/N - xhat_i xhat_j/N)`",
         np.einsum("...i,...ij->...j", g, rstd[..., None] * inner),
     )
     sums = g.sum(-1, keepdims=True), (g * xhat).sum(-1, keepdims=True)
     yield (
-        "multiply out: the three terms of the bracket, each summed over i",
+        "multiply out: the three terms of the bracket, each summed over `i`",
         rstd * (g - sums[0] / n - xhat * sums[1] / n),
     )
     means = g.mean(-1, keepdims=True), (g * xhat).mean(-1, keepdims=True)
-    yield "a sum over the row divided by N is the row's mean", (g - means[0] - xhat * means[1]) * rstd
+    yield "a sum over the row divided by `N` is the row's mean", (g - means[0] - xhat * means[1]) * rstd
 
 
 @layer_norm.derivation("gain")
@@ -106,20 +106,21 @@ def _(x, gain, bias, dy, eps=1e-5):
     xhat = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
     jacobian = xhat[..., :, None] * np.eye(x.shape[-1])
     yield (
-        "dgain_j = sum over rows and i of dy_i times d(output_i)/dgain_j, which is xhat_i delta_ij in each row",
+        "`dgain_j = sum dy_i ∂y_i/∂gain_j` over all rows and `i`, where `∂y_i/∂gain_j` is `xhat_i delta_ij` in each "
+        "row",
         rows(np.einsum("...i,...ij->...j", dy, jacobian)).sum(0),
     )
-    yield "only i = j is left; every row uses the same gain, so their contributions add", rows(dy * xhat).sum(0)
+    yield "only `i = j` is left; every row uses the same gain, so their contributions add", rows(dy * xhat).sum(0)
 
 
 @layer_norm.derivation("bias")
 def _(x, gain, bias, dy, eps=1e-5):
     jacobian = np.broadcast_to(np.eye(x.shape[-1]), (*x.shape, x.shape[-1]))
     yield (
-        "dbias_j = sum over rows and i of dy_i delta_ij: the bias is added as it is",
+        "`dbias_j = sum dy_i delta_ij` over all rows and `i`: the bias is added as it is",
         rows(np.einsum("...i,...ij->...j", dy, jacobian)).sum(0),
     )
-    yield "only i = j is left; the rows add", rows(dy).sum(0)
+    yield "only `i = j` is left; the rows add", rows(dy).sum(0)
 
 
 @layer_norm.sample
@@ -176,20 +177,20 @@ def _(x, gain, dy, eps=1e-5):
     dr = -0.5 * r**3 * (2 * x / n)  # d (mean_square + eps)^(-1/2) / dx_j, with d mean_square / dx_j = 2 x_j / N
     dxhat = delta * r[..., None] + x[..., :, None] * dr[..., None, :]
     yield (
-        "dx_j = sum_i g_i ∂xhat_i/∂x_j with g = dy gain; product rule on xhat_i = x_i r, with ∂x_i/∂x_j = delta_ij and "
-        "∂r/∂x_j = -r^3 x_j/N",
+        "`dx_j = sum_i g_i ∂xhat_i/∂x_j` with `g = dy gain`; product rule on `xhat_i = x_i r`, with "
+        "`∂x_i/∂x_j = delta_ij` and `∂r/∂x_j = -r^3 x_j/N`",
         np.einsum("...i,...ij->...j", g, dxhat),
     )
     inner = delta - xhat[..., :, None] * xhat[..., None, :] / n
     yield (
-        "x = xhat / r, so both terms share the factor r: ∂xhat_i/∂x_j = r (delta_ij - xhat_i xhat_j/N)",
+        "`x = xhat / r`, so both terms share the factor `r`: `∂xhat_i/∂x_j = r (delta_ij - xhat_i xhat_j/N)`",
         np.einsum("...i,...ij->...j", g, r[..., None] * inner),
     )
     yield (
-        "multiply out: only i = j is left of the first term, and xhat_j does not depend on i",
+        "multiply out: only `i = j` is left of the first term, and `xhat_j` does not depend on `i`",
         r * (g - xhat * (g * xhat).sum(-1, keepdims=True) / n),
     )
-    yield "a sum over the row divided by N is the row's mean", (g - xhat * (g * xhat).mean(-1, keepdims=True)) * r
+    yield "a sum over the row divided by `N` is the row's mean", (g - xhat * (g * xhat).mean(-1, keepdims=True)) * r
 
 
 @rms_norm.derivation("gain")
@@ -197,10 +198,11 @@ def _(x, gain, dy, eps=1e-5):
     xhat = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
     jacobian = xhat[..., :, None] * np.eye(x.shape[-1])
     yield (
-        "dgain_j = sum over rows and i of dy_i ∂y_i/∂gain_j, which is xhat_i delta_ij in each row",
+        "`dgain_j = sum dy_i ∂y_i/∂gain_j` over all rows and `i`, where `∂y_i/∂gain_j` is `xhat_i delta_ij` in each "
+        "row",
         rows(np.einsum("...i,...ij->...j", dy, jacobian)).sum(0),
     )
-    yield "only i = j is left; every row uses the same gain, so their contributions add", rows(dy * xhat).sum(0)
+    yield "only `i = j` is left; every row uses the same gain, so their contributions add", rows(dy * xhat).sum(0)
 
 
 @rms_norm.sample

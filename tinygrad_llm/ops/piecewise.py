@@ -26,11 +26,11 @@ def abs(x):  # Python's own abs is not used in this file
 @abs.derivation("x")
 def _(x, dy):
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; where i = j it is 1 for x_i > 0 and -1 for x_i < 0, elsewhere 0",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; where `i = j` it is 1 for `x_i > 0` and -1 for `x_i < 0`, elsewhere 0",
         diagonal(dy, np.where(x > 0, 1.0, -1.0)),
     )
-    yield "only the term i = j is left of the sum: dy keeps its sign where x > 0", np.where(x > 0, dy, -dy)
-    yield "both cases are dy sign(x), which is also defined at 0", dy * np.sign(x)
+    yield "only the term `i = j` is left of the sum: `dy` keeps its sign where `x > 0`", np.where(x > 0, dy, -dy)
+    yield "both cases are `dy sign(x)`, which is also defined at 0", dy * np.sign(x)
 
 
 @abs.sample
@@ -64,11 +64,12 @@ def _(x, dy, low=None, high=None):
     low, high = -np.inf if low is None else low, np.inf if high is None else high
     y = np.minimum(np.maximum(x, low), high)
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; where i = j it is 1 if y_i = x_i, and 0 if y_i is one of the bounds, elsewhere 0",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; where `i = j` it is 1 if `y_i = x_i`, and 0 if `y_i` is one of the bounds, "
+        "elsewhere 0",
         diagonal(dy, np.where(y == x, 1.0, 0.0)),
     )
     yield (
-        "only the term i = j is left of the sum, and y = x where x is within the bounds",
+        "only the term `i = j` is left of the sum, and `y = x` where `x` is within the bounds",
         dy * ((low <= x) & (x <= high)),
     )
 
@@ -86,11 +87,11 @@ def _(rng, shape=(2, 3)):
 
 @op
 def where(condition, x, y):
-    """``z = x`` where `condition` holds, ``z = y`` elsewhere. Shapes broadcast. Saves the condition only.
+    """``z = where(condition, x, y)``: x where the condition holds, y elsewhere. Shapes broadcast.
 
     Gradients: ``gx = dy`` where the condition holds, else 0; ``gy`` the other way round. The condition has none.
-    What was not chosen gets exactly 0 here; but if it was infinite or NaN, the operation that made it may turn 0 into
-    NaN (0 times infinity): choose legal arguments before such an operation, not results after it.
+    Saves the condition only. What was not chosen gets exactly 0 here; but if it was infinite or NaN, the operation that
+    made it may turn 0 into NaN (0 times infinity): choose legal arguments before such an operation, not results after.
     """
 
     def vjp(dy):
@@ -103,20 +104,20 @@ def where(condition, x, y):
 def _(condition, x, y, dy):
     chosen = np.where(condition, 1.0, 0.0)
     yield (
-        "gx_j = sum_i dy_i ∂z_i/∂x_j, with ∂z_i/∂x_j = 1 where i = j and the condition holds, else 0",
+        "`gx_j = sum_i dy_i ∂z_i/∂x_j`, with `∂z_i/∂x_j = 1` where `i = j` and the condition holds, else 0",
         diagonal(dy, chosen),
     )
-    yield "only the term i = j is left of the sum: dy where the condition holds", np.where(condition, dy, 0)
+    yield "only the term `i = j` is left of the sum: `dy` where the condition holds", np.where(condition, dy, 0)
 
 
 @where.derivation("y")
 def _(condition, x, y, dy):
     chosen = np.where(condition, 0.0, 1.0)
     yield (
-        "gy_j = sum_i dy_i ∂z_i/∂y_j, with ∂z_i/∂y_j = 0 where the condition holds, 1 at other i = j",
+        "`gy_j = sum_i dy_i ∂z_i/∂y_j`, with `∂z_i/∂y_j = 0` where the condition holds, 1 at other `i = j`",
         diagonal(dy, chosen),
     )
-    yield "only the term i = j is left of the sum: dy where the condition does not hold", np.where(condition, 0, dy)
+    yield "only the term `i = j` is left of the sum: `dy` where the condition does not hold", np.where(condition, 0, dy)
 
 
 @where.sample

@@ -3,7 +3,7 @@
 One rule is behind every gradient of this file. Each factor enters a product linearly, so the gradient of one factor is
 the cotangent times the other factor, summed over every letter that the factor itself does not have::
 
-    y_tf = sum_c x_tc W_cf     dx_tc = sum_f dy_tf W_cf, so dx = dy W^T     dW_cf = sum_t x_tc dy_tf, so dW = x^T dy
+    y_tf = sum_c x_tc W_cf     dx_tc = sum_f dy_tf W_cf     dW_cf = sum_t x_tc dy_tf     dx = dy W^T     dW = x^T dy
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def linear(x, weight, bias=None):
 def _(x, weight, dy, bias=None):
     jacobian = weight.T  # ∂y_f/∂x_c = W_cf
     yield (
-        "dx_tc = sum over rows u and features f of dy_uf ∂y_uf/∂x_tc; row u of y depends on row u of x alone, "
-        "so its Jacobian is W_cf where u = t, else 0",
+        "`dx_tc = sum_uf dy_uf ∂y_uf/∂x_tc` over rows `u` and features `f`; row `u` of `y` depends on row `u` of `x` "
+        "alone, so its Jacobian is `W_cf` where `u = t`, else 0",
         np.einsum("uf,ut,fc->tc", rows(dy), np.eye(len(rows(x))), jacobian).reshape(x.shape),
     )
-    yield "only u = t is left of the sum over rows", np.einsum("tf,fc->tc", rows(dy), jacobian).reshape(x.shape)
-    yield "a sum over a row of dy and a row of W: the product with W transposed", dy @ weight.T
+    yield "only `u = t` is left of the sum over rows", np.einsum("tf,fc->tc", rows(dy), jacobian).reshape(x.shape)
+    yield "a sum over a row of `dy` and one of `W`: times `W` transposed", dy @ weight.T
 
 
 @linear.derivation("weight")
@@ -90,21 +90,21 @@ def _(x, weight, dy, bias=None):
     x, dy = rows(x), rows(dy)
     jacobian = np.einsum("tc,fg->tfcg", x, np.eye(weight.shape[1]))
     yield (
-        "dW_cg = sum_tf dy_tf ∂y_tf/∂W_cg, with ∂y_tf/∂W_cg = x_tc where f = g, else 0",
+        "`dW_cg = sum_tf dy_tf ∂y_tf/∂W_cg`, with `∂y_tf/∂W_cg = x_tc` where `f = g`, else 0",
         np.einsum("tf,tfcg->cg", dy, jacobian),
     )
-    yield "only f = g is left: one outer product of x_t and dy_t for each row, added up", sum(map(np.outer, x, dy))
-    yield "a sum over rows of outer products is the product of x transposed with dy", x.T @ dy
+    yield "only `f = g` is left: an outer product of `x_t` and `dy_t` for each row", sum(map(np.outer, x, dy))
+    yield "a sum over rows of outer products is `x` transposed times `dy`", x.T @ dy
 
 
 @linear.derivation("bias")
 def _(x, weight, bias, dy):
     features = len(bias)
     yield (
-        "db_g = sum_tf dy_tf ∂y_tf/∂b_g, with ∂y_tf/∂b_g = 1 where f = g, else 0: the bias is added as it is",
+        "`db_g = sum_tf dy_tf ∂y_tf/∂b_g`, with `∂y_tf/∂b_g = 1` where `f = g`, else 0: the bias is added as it is",
         np.einsum("tf,fg->g", rows(dy), np.eye(features)),
     )
-    yield "only f = g is left; every row uses the same bias, so the rows add", rows(dy).sum(0)
+    yield "only `f = g` is left; every row uses the same bias, so the rows add", rows(dy).sum(0)
 
 
 @linear.sample
@@ -122,7 +122,7 @@ def _(rng, shape=(2, 2, 3)):
 
 @op
 def matmul(x, y):
-    """``z = x @ y`` with NumPy's meaning: the last two axes are matrices (M, K) and (K, N), the others broadcast.
+    """``z_mn = sum_k x_mk y_kn``, ``z = x @ y``: the last two axes are matrices (M, K) and (K, N), others broadcast.
 
     A 1-D x is one row, and a 1-D y one column; that axis is missing from z. Saves x and y. With ``Z = X Y``, ``dy`` the
     cotangent of z, and ``gx``, ``gy`` the gradients of x and y::
@@ -182,11 +182,12 @@ def _(x, y, dy):
     xm, ym, dz = as_matrices(x, y, dy)
     jacobian = np.einsum("mp,...kn->...mnpk", np.eye(xm.shape[-2]), ym)
     yield (
-        "gx_pk = sum_mn dy_mn ∂z_mn/∂x_pk, with ∂z_mn/∂x_pk = y_kn where m = p, else 0 (in each matrix of the batch)",
+        "`gx_pk = sum_mn dy_mn ∂z_mn/∂x_pk`, with `∂z_mn/∂x_pk = y_kn` where `m = p`, else 0 (in each matrix of the "
+        "batch)",
         np.einsum("...mn,...mnpk->...pk", dz, jacobian),
     )
-    yield "only m = p is left", np.einsum("...pn,...kn->...pk", dz, ym)
-    yield "a sum over n, the last axis of both: the product with y transposed", dz @ ym.swapaxes(-1, -2)
+    yield "only `m = p` is left", np.einsum("...pn,...kn->...pk", dz, ym)
+    yield "a sum over `n`, the last axis of both: times `y` transposed", dz @ ym.swapaxes(-1, -2)
 
 
 @matmul.derivation("y")
@@ -198,11 +199,12 @@ def _(x, y, dy):
         return gradient if y.ndim > 1 else gradient[..., 0]
 
     yield (
-        "gy_kq = sum_mn dy_mn ∂z_mn/∂y_kq, with ∂z_mn/∂y_kq = x_mk where n = q, else 0 (in each matrix of the batch)",
+        "`gy_kq = sum_mn dy_mn ∂z_mn/∂y_kq`, with `∂z_mn/∂y_kq = x_mk` where `n = q`, else 0 (in each matrix of the "
+        "batch)",
         as_y(np.einsum("...mn,...mnkq->...kq", dz, jacobian)),
     )
-    yield "only n = q is left", as_y(np.einsum("...mk,...mq->...kq", xm, dz))
-    yield "a sum over m, the first axis of both: the product of x transposed with dy", as_y(xm.swapaxes(-1, -2) @ dz)
+    yield "only `n = q` is left", as_y(np.einsum("...mk,...mq->...kq", xm, dz))
+    yield "a sum over `m`, the first axis of both: `x` transposed times `dy`", as_y(xm.swapaxes(-1, -2) @ dz)
 
 
 @matmul.sample
@@ -348,8 +350,8 @@ def _(*xs, subscripts, dy):
         return dx
 
     yield (
-        "dx_j = sum_o dy_o ∂y_o/∂x_j; y is linear in each operand, so column j of its Jacobian is y with the operand "
-        "replaced by the unit array e_j",
+        "`dx_j = sum_o dy_o ∂y_o/∂x_j`; `y` is linear in each operand, so column `j` of its Jacobian is `y` with the "
+        "operand replaced by the unit array `e_j`",
         tuple(by_columns(i) for i in range(len(xs))),
     )
 
@@ -365,8 +367,8 @@ def _(*xs, subscripts, dy):
         return dx
 
     yield (
-        "write y as one sum over the values of all letters: in each term x_j is multiplied by elements of the other "
-        "operands, and this, times dy_o, is what the term adds to dx_j",
+        "write `y` as one sum over the values of all letters: in each term `x_j` is multiplied by elements of the "
+        "other operands, and this, times `dy_o`, is what the term adds to `dx_j`",
         tuple(by_terms(i) for i in range(len(xs))),
     )  # the vjp sorts the same sum by the letters of x: an einsum with dy in the place of x
 

@@ -55,11 +55,11 @@ def sum(x, axis=None, keepdims=False):  # Python's own sum is not used in this f
 @sum.derivation("x")
 def _(x, dy, axis=None, keepdims=False):
     yield (
-        "dx_j = sum_k dy_k ∂z_k/∂x_j, with ∂z_k/∂x_j = 1 where x_j belongs to the group k, else 0",
+        "`dx_j = sum_k dy_k ∂z_k/∂x_j`, with `∂z_k/∂x_j = 1` where `x_j` belongs to the group `k`, else 0",
         linear_map(lambda unit: np.sum(unit, axis=axis, keepdims=keepdims), x.shape, dy),
     )
     yield (
-        "x_j belongs to one group, so one term is left: that group's dy",
+        "`x_j` belongs to one group, so one term is left: that group's `dy`",
         np.ones(x.shape) * restored(dy, axis, keepdims),
     )
 
@@ -91,12 +91,12 @@ def mean(x, axis=None, keepdims=False):
 @mean.derivation("x")
 def _(x, dy, axis=None, keepdims=False):
     yield (
-        "dx_j = sum_k dy_k ∂z_k/∂x_j, with ∂z_k/∂x_j = 1/N where x_j belongs to the group k, else 0",
+        "`dx_j = sum_k dy_k ∂z_k/∂x_j`, with `∂z_k/∂x_j = 1/N` where `x_j` belongs to the group `k`, else 0",
         linear_map(lambda unit: np.mean(unit, axis=axis, keepdims=keepdims), x.shape, dy),
     )
     n = x.size / dy.size
     yield (
-        "x_j belongs to one group, so one term is left: that group's dy / N",
+        "`x_j` belongs to one group, so one term is left: that group's `dy / N`",
         np.ones(x.shape) * restored(dy, axis, keepdims) / n,
     )
 
@@ -138,13 +138,13 @@ def _(x, dy, axis=None, keepdims=False):
         return np.max(np.where(unit == 1, -np.inf, x), axis=axis, keepdims=keepdims) < z
 
     yield (
-        "dx_j = sum_k dy_k ∂z_k/∂x_j; without ties z_k follows one entry, the one without which it would be smaller: "
-        "∂z_k/∂x_j = 1 for that x_j, else 0",
+        "`dx_j = sum_k dy_k ∂z_k/∂x_j`; without ties `z_k` follows one entry, the one without which it would be "
+        "smaller: `∂z_k/∂x_j = 1` for that `x_j`, else 0",
         linear_map(changes, x.shape, dy),
     )
     largest = x == restored(z, axis, keepdims)
     yield (
-        "that is the entry which equals its group's max: it gets the group's dy",
+        "that is the entry which equals its group's max: it gets the group's `dy`",
         np.where(largest, restored(dy, axis, keepdims), 0),
     )
     ties = largest.sum(axis=axis, keepdims=True)

@@ -40,10 +40,11 @@ def _(x, p, key, dy):
     factor = np.where(random.stream(key, "dropout").random(x.shape, np.float32) < p, 0, 1 / (1 - p))  # m / (1 - p)
     jacobian = np.diag(factor.ravel())
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j; y_i = x_i m_i / (1 - p), so ∂y_i/∂x_j = m_i / (1 - p) where i = j, else 0",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j`; `y_i = x_i m_i / (1 - p)`, so `∂y_i/∂x_j = m_i / (1 - p)` where `i = j`, else "
+        "0",
         (dy.ravel() @ jacobian).reshape(x.shape),
     )
-    yield "only i = j is left: the gradient passes where x passed, scaled alike", dy * factor
+    yield "only `i = j` is left: the gradient passes where `x` passed, scaled alike", dy * factor
 
 
 @dropout.sample

@@ -160,17 +160,17 @@ def score_gradient_forms(dy, p, v):
     """The gradient of the scores, in the three forms that it takes on the way to the vjp: (why, ds) each."""
     dp = np.einsum("bhte,bhse->bhts", dy, v)
     yield (
-        "sum over the channels e of the output first: dp_ts = sum_e dy_te v_se is the gradient of the probabilities, "
-        "and ds_tr = sum_s dp_ts p_ts (delta_sr - p_tr) that of the scores",
+        "sum over the channels `e` of the output first: `dp_ts = sum_e dy_te v_se` is the gradient of the "
+        "probabilities, and `ds_tr = sum_s dp_ts p_ts (delta_sr - p_tr)` that of the scores",
         np.einsum("bhts,bhtsr->bhtr", dp, softmax_jacobian(p)),
     )
     yield (
-        "multiply out the Jacobian of the softmax: ds_tr = p_tr (dp_tr - sum_s dp_ts p_ts)",
+        "multiply out the Jacobian of the softmax: `ds_tr = p_tr (dp_tr - sum_s dp_ts p_ts)`",
         p * (dp - (dp * p).sum(-1, keepdims=True)),
     )
     y = p @ v
     yield (
-        "exchange the two sums: sum_s p_ts sum_e dy_te v_se = sum_e dy_te y_te, since y_t = sum_s p_ts v_s",
+        "exchange the two sums: `sum_s p_ts sum_e dy_te v_se = sum_e dy_te y_te`, since `y_t = sum_s p_ts v_s`",
         p * (dp - (dy * y).sum(-1, keepdims=True)),
     )
 
@@ -186,13 +186,14 @@ def _(q, k, v, dy, mask=None, causal=False, scale=None):
     by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # ∂y_te/∂scores_tr
     jacobian = scale * np.einsum("bhter,bhrd,tu->bhteud", by_score, k, np.eye(q.shape[2]))
     yield (
-        "dq_ud = sum_te dy_te ∂y_te/∂q_ud; chain rule from y_te = sum_s p_ts v_se over the softmax, "
-        "∂p_ts/∂scores_tr = p_ts (delta_sr - p_tr), to scores_tr = scale q_t . k_r, which has q_u in row t = u only",
+        "`dq_ud = sum_te dy_te ∂y_te/∂q_ud`; chain rule from `y_te = sum_s p_ts v_se` over the softmax, "
+        "`∂p_ts/∂scores_tr = p_ts (delta_sr - p_tr)`, to `scores_tr = scale q_t . k_r`, which has `q_u` in row "
+        "`t = u` only",
         np.einsum("bhte,bhteud->bhud", dy, jacobian),
     )
     for why, ds in score_gradient_forms(dy, p, v):
-        yield why + "; then dq_td = scale sum_r ds_tr k_rd", scale * np.einsum("bhtr,bhrd->bhtd", ds, k)
-    yield "a sum over the keys r is the product of ds with k", (ds @ k) * scale
+        yield why + "; then `dq_td = scale sum_r ds_tr k_rd`", scale * np.einsum("bhtr,bhrd->bhtd", ds, k)
+    yield "a sum over the keys `r` is the product of `ds` with `k`", (ds @ k) * scale
 
 
 @attention.derivation("k")
@@ -202,15 +203,15 @@ def _(q, k, v, dy, mask=None, causal=False, scale=None):
     by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # ∂y_te/∂scores_tr
     jacobian = scale * np.einsum("bhter,bhtd->bhterd", by_score, q)
     yield (
-        "dk_rd = sum_te dy_te ∂y_te/∂k_rd, over all query heads that share the key head; the same chain rule, at whose "
-        "end scores_tr = scale q_t . k_r has k_r in every row t",
+        "`dk_rd = sum_te dy_te ∂y_te/∂k_rd`, over all query heads that share the key head; the same chain rule, at "
+        "whose end `scores_tr = scale q_t . k_r` has `k_r` in every row `t`",
         sum_groups(np.einsum("bhte,bhterd->bhrd", dy, jacobian), kv_heads),
     )
     for why, ds in score_gradient_forms(dy, p, v):
         gradient = scale * np.einsum("bhtr,bhtd->bhrd", ds, q)
-        yield why + "; then dk_rd = scale sum_t ds_tr q_td", sum_groups(gradient, kv_heads)
+        yield why + "; then `dk_rd = scale sum_t ds_tr q_td`", sum_groups(gradient, kv_heads)
     yield (
-        "a sum over the queries t is the product of ds transposed with scale q",
+        "a sum over the queries `t` is the product of `ds` transposed with `scale q`",
         sum_groups(ds.swapaxes(-1, -2) @ (scale * q), kv_heads),
     )
 
@@ -221,12 +222,15 @@ def _(q, k, v, dy, mask=None, causal=False, scale=None):
     k, v, p, scale = written_out(q, k, v, mask, causal, scale)
     jacobian = np.einsum("bhts,ef->bhtesf", p, np.eye(v.shape[-1]))
     yield (
-        "dv_sf = sum_te dy_te ∂y_te/∂v_sf, over all query heads that share the value head; y_te = sum_s p_ts v_se, so "
-        "∂y_te/∂v_sf = p_ts where e = f, else 0",
+        "`dv_sf = sum_te dy_te ∂y_te/∂v_sf`, over all query heads that share the value head; "
+        "`y_te = sum_s p_ts v_se`, so `∂y_te/∂v_sf = p_ts` where `e = f`, else 0",
         sum_groups(np.einsum("bhte,bhtesf->bhsf", dy, jacobian), kv_heads),
     )
-    yield "only e = f is left", sum_groups(np.einsum("bhts,bhtf->bhsf", p, dy), kv_heads)
-    yield "a sum over the queries t: the product of p transposed with dy", sum_groups(p.swapaxes(-1, -2) @ dy, kv_heads)
+    yield "only `e = f` is left", sum_groups(np.einsum("bhts,bhtf->bhsf", p, dy), kv_heads)
+    yield (
+        "a sum over the queries `t`: the product of `p` transposed with `dy`",
+        sum_groups(p.swapaxes(-1, -2) @ dy, kv_heads),
+    )
 
 
 def qkv(rng, shape, keys, kv_heads=None):

@@ -19,7 +19,7 @@ from tinygrad_llm.ops.samples import normal, one_axis
 
 @op
 def reshape(x, shape):
-    """The entries of x in the same (row-major) order, in another `shape`; one size may be -1: it follows.
+    """``y = reshape(x, shape)``: the entries of x in the same (row-major) order; one size may be -1: it follows.
 
     Gradient: ``dx = dy`` in the shape of x. Saves that shape.
     """
@@ -39,10 +39,10 @@ def reshape(x, shape):
 @reshape.derivation("x")
 def _(x, shape, dy):
     yield (
-        "dx_j = sum_k dy_k ∂y_k/∂x_j with ∂y_k/∂x_j = 1 where entry k of the result is entry j of x, else 0",
+        "`dx_j = sum_k dy_k ∂y_k/∂x_j` with `∂y_k/∂x_j = 1` where entry `k` of the result is entry `j` of `x`, else 0",
         linear_map(lambda unit: unit.reshape(shape), x.shape, dy),
     )
-    yield "the order of the entries is the same, so that is k = j, counted in row-major order", dy.reshape(x.shape)
+    yield "the order of the entries is the same, so that is `k = j`, counted in row-major order", dy.reshape(x.shape)
 
 
 @reshape.sample
@@ -52,7 +52,7 @@ def _(rng, shape=(2, 3)):
 
 @op
 def transpose(x, axes=None):
-    """Axis i of the result is axis ``axes[i]`` of x; None reverses the order of the axes. Saves the axes.
+    """``y = transpose(x, axes)``: axis i of y is axis ``axes[i]`` of x; None reverses their order. Saves the axes.
 
     Gradient: the inverse permutation of dy, ``dx = transpose(dy, argsort(axes))``.
     """
@@ -71,15 +71,19 @@ def transpose(x, axes=None):
 @transpose.derivation("x")
 def _(x, dy, axes=None):
     yield (
-        "dx_j = sum_k dy_k ∂y_k/∂x_j with ∂y_k/∂x_j = 1 where entry k of the result is entry j of x, else 0",
+        "`dx_j = sum_k dy_k ∂y_k/∂x_j` with `∂y_k/∂x_j = 1` where entry `k` of the result is entry `j` of `x`, else 0",
         linear_map(lambda unit: np.transpose(unit, axes), x.shape, dy),
     )
     order = list(range(x.ndim))[::-1] if axes is None else [a % x.ndim for a in axes]
     yield (
-        "axis i of dy is axis axes[i] of x: give each axis of dy the number it has in x, and put the numbers in order",
+        "axis `i` of `dy` is axis `axes[i]` of `x`: give each axis of `dy` the number it has in `x`, and put the "
+        "numbers in order",
         np.einsum(dy, order, list(range(x.ndim))),
     )
-    yield "argsort finds, for each axis of x, which axis of dy has its number", np.transpose(dy, np.argsort(order))
+    yield (
+        "`argsort` finds, for each axis of `x`, which axis of `dy` has its number",
+        np.transpose(dy, np.argsort(order)),
+    )
 
 
 @transpose.sample
@@ -96,7 +100,7 @@ def _(rng, shape=(2, 3, 4)):
 
 @op
 def concatenate(*xs, axis=0):
-    """The arrays joined along an existing `axis`; their other sizes are equal. Saves their sizes along the axis.
+    """``y = concatenate(a, b, ...)``: arrays joined along an existing `axis`; other sizes are equal. Saves the sizes.
 
     Gradient: each array receives its own piece of dy, a view.
     """
@@ -126,15 +130,16 @@ def each_alone(function, xs, dy):
 @concatenate.derivation("xs")
 def _(*xs, dy, axis=0):
     yield (
-        "dx_j = sum_k dy_k ∂y_k/∂x_j with ∂y_k/∂x_j = 1 where entry k of the result is entry j of this input, else 0",
+        "`dx_j = sum_k dy_k ∂y_k/∂x_j` with `∂y_k/∂x_j = 1` where entry `k` of the result is entry `j` of this input, "
+        "else 0",
         each_alone(lambda arrays: np.concatenate(arrays, axis=axis), xs, dy),
     )
     starts = [int(np.sum([x.shape[axis] for x in xs[:i]])) for i in range(len(xs))]
     yield (
-        "input i fills the result from where the inputs before it end, so its entries meet dy from there on",
+        "input `i` fills the result from where the inputs before it end, so its entries meet `dy` from there on",
         tuple(np.take(dy, range(start, start + x.shape[axis]), axis=axis) for start, x in zip(starts, xs, strict=True)),
     )
-    yield "cut dy at these places", tuple(np.split(dy, starts[1:], axis=axis))
+    yield "cut `dy` at these places", tuple(np.split(dy, starts[1:], axis=axis))
 
 
 @concatenate.sample
@@ -153,7 +158,7 @@ def resized(shape, axis, size):
 
 @op
 def stack(*xs, axis=0):
-    """Arrays of one shape joined along a new `axis` of the result. Saves nothing.
+    """``y = stack(a, b, ...)``: arrays of one shape joined along a new `axis` of the result. Saves nothing.
 
     Gradient: each array receives its own slice of dy, a view.
     """
@@ -169,11 +174,12 @@ def stack(*xs, axis=0):
 @stack.derivation("xs")
 def _(*xs, dy, axis=0):
     yield (
-        "dx_j = sum_k dy_k ∂y_k/∂x_j with ∂y_k/∂x_j = 1 where entry k of the result is entry j of this input, else 0",
+        "`dx_j = sum_k dy_k ∂y_k/∂x_j` with `∂y_k/∂x_j = 1` where entry `k` of the result is entry `j` of this input, "
+        "else 0",
         each_alone(lambda arrays: np.stack(arrays, axis=axis), xs, dy),
     )
     yield (
-        "input i is slice i of the result along the new axis, so it receives slice i of dy",
+        "input `i` is slice `i` of the result along the new axis, so it receives slice `i` of `dy`",
         tuple(np.take(dy, i, axis=axis) for i in range(len(xs))),
     )
     yield "with that axis moved to the front, the slices follow one another", tuple(np.moveaxis(dy, axis, 0))
@@ -187,7 +193,10 @@ def _(rng, shape=(2, 3)):
 
 @op
 def split(x, sections, axis=0):
-    """x cut into pieces along `axis`, as a tuple of views: `sections` equal ones, or at the given ascending indices.
+    """``(a, b, ...) = split(x, sections)``: x cut into pieces along `axis`, as a tuple of views.
+
+    `sections` is a number of equal pieces, or the ascending indices at which to cut.
+
 
     Gradient: the pieces' cotangents joined again; a piece that is not used contributes zeros. Saves nothing.
     """
@@ -208,14 +217,17 @@ def split(x, sections, axis=0):
 @split.derivation("x")
 def _(x, sections, dy, axis=0):
     yield (
-        "dx_j = sum over the pieces and their entries k of dy_k ∂y_k/∂x_j, "
-        "which is 1 where entry k is entry j of x, else 0",
+        "`dx_j = sum_k dy_k ∂y_k/∂x_j` over the entries `k` of all pieces, with `∂y_k/∂x_j = 1` where entry `k` is "
+        "entry `j` of `x`, else 0",
         sum(
             linear_map(lambda unit, i=i: np.split(unit, sections, axis=axis)[i], x.shape, piece)
             for i, piece in enumerate(dy)
         ),
     )
-    yield "the pieces do not overlap and follow one another, so joined they are x again", np.concatenate(dy, axis=axis)
+    yield (
+        "the pieces do not overlap and follow one another, so joined they are `x` again",
+        np.concatenate(dy, axis=axis),
+    )
 
 
 @split.sample
@@ -227,9 +239,9 @@ def _(rng, shape=(2, 3)):
 
 @op
 def pad(x, widths, value=0.0):
-    """x surrounded by `value`: `widths` entries before and after every axis; or (before, after) for all or each.
+    """``y = pad(x, widths)``: x with `widths` entries around it, on every axis; or (before, after) for all or each.
 
-    `value` is a constant number. Gradient: the part of dy where x lies, a view. Saves where that is.
+    The new entries are the number `value`. Gradient: the part of dy where x lies, a view. Saves where that is.
     """
     shape = np.shape(x)
     try:
@@ -250,13 +262,13 @@ def pad(x, widths, value=0.0):
 @pad.derivation("x")
 def _(x, widths, dy, value=0.0):
     yield (
-        "dx_j = sum_k dy_k ∂y_k/∂x_j with ∂y_k/∂x_j = 1 where entry k of the result is entry j of x, else 0; "
-        "the constants around x contribute nothing",
+        "`dx_j = sum_k dy_k ∂y_k/∂x_j` with `∂y_k/∂x_j = 1` where entry `k` of the result is entry `j` of `x`, else "
+        "0; the constants around `x` contribute nothing",
         linear_map(lambda unit: np.pad(unit, widths), x.shape, dy),
     )
     befores = [before for before, _ in np.broadcast_to(widths, (x.ndim, 2))]
     places = np.ix_(*(before + np.arange(n) for before, n in zip(befores, x.shape, strict=True)))
-    yield "entry j of x lies at j + before, along every axis", dy[places]
+    yield "entry `j` of `x` lies at `j + before`, along every axis", dy[places]
     inside = tuple(slice(before, before + n) for before, n in zip(befores, x.shape, strict=True))
     yield "these places are a block without gaps: a slice", dy[inside]
 

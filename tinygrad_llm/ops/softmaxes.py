@@ -59,14 +59,15 @@ def _(x, dy, axis=-1, keepdims=False):
     per_row = np.moveaxis(restored(dy, axis, keepdims), axis, -1)
     ds = np.einsum("...i,ij->...j", e, np.eye(rows.shape[-1]))  # d s / d x_j = sum_i d e_i / d x_j
     yield (
-        "dx_j = dy ∂z/∂x_j in each row; chain rule on z = log s, s = sum_i e^x_i: ∂z/∂x_j = (1/s) sum_i e^x_i delta_ij",
+        "`dx_j = dy ∂z/∂x_j` in each row; chain rule on `z = log s`, `s = sum_i e^x_i`: "
+        "`∂z/∂x_j = (1/s) sum_i e^x_i delta_ij`",
         np.moveaxis(per_row / s * ds, -1, axis),
     )
-    yield "only i = j is left of the sum: the softmax e^x_j / s", np.moveaxis(per_row * (e / s), -1, axis)
+    yield "only `i = j` is left of the sum: the softmax `e^x_j / s`", np.moveaxis(per_row * (e / s), -1, axis)
     e = np.exp(rows - rows.max(-1, keepdims=True))
     s = e.sum(-1, keepdims=True)
     yield (
-        "expand the fraction by e^-m, m the row's largest entry: nothing overflows",
+        "expand the fraction by `e^-m`, `m` the row's largest entry: nothing overflows",
         np.moveaxis(e * (per_row / s), -1, axis),
     )
 
@@ -100,22 +101,22 @@ def _(x, dy, axis=-1):
     s = e.sum(-1)[..., None, None]
     quotient_rule = (e[..., :, None] * delta * s - e[..., :, None] * e[..., None, :]) / s**2
     yield (
-        "dx_j = sum_i dy_i ∂p_i/∂x_j in each row; quotient rule on p_i = e_i / s with ∂e_i/∂x_j = e_i delta_ij and "
-        "∂s/∂x_j = e_j: ∂p_i/∂x_j = (e_i delta_ij s - e_i e_j) / s^2",
+        "`dx_j = sum_i dy_i ∂p_i/∂x_j` in each row; quotient rule on `p_i = e_i / s` with `∂e_i/∂x_j = e_i delta_ij` "
+        "and `∂s/∂x_j = e_j`: `∂p_i/∂x_j = (e_i delta_ij s - e_i e_j) / s^2`",
         np.moveaxis(np.einsum("...i,...ij->...j", drows, quotient_rule), -1, axis),
     )
     p = e / e.sum(-1, keepdims=True)
     jacobian = p[..., :, None] * (delta - p[..., None, :])
     yield (
-        "divide by s^2 term by term: ∂p_i/∂x_j = p_i (delta_ij - p_j)",
+        "divide by `s^2` term by term: `∂p_i/∂x_j = p_i (delta_ij - p_j)`",
         np.moveaxis(np.einsum("...i,...ij->...j", drows, jacobian), -1, axis),
     )
     inner = (drows * p).sum(-1, keepdims=True)
     yield (
-        "multiply out: delta_ij leaves the term i = j, and p_j does not depend on i",
+        "multiply out: `delta_ij` leaves the term `i = j`, and `p_j` does not depend on `i`",
         np.moveaxis(drows * p - p * inner, -1, axis),
     )
-    yield "both terms share the factor p_j", np.moveaxis(p * (drows - inner), -1, axis)
+    yield "both terms share the factor `p_j`", np.moveaxis(p * (drows - inner), -1, axis)
 
 
 @softmax.sample
@@ -149,18 +150,18 @@ def _(x, dy, axis=-1):
     s = e.sum(-1, keepdims=True)
     jacobian = np.eye(rows.shape[-1]) - (e / s)[..., None, :]
     yield (
-        "dx_j = sum_i dy_i ∂y_i/∂x_j in each row; y_i = x_i - log s, and log s has the gradient e_j / s (logsumexp): "
-        "∂y_i/∂x_j = delta_ij - e_j / s",
+        "`dx_j = sum_i dy_i ∂y_i/∂x_j` in each row; `y_i = x_i - log s`, and `log s` has the gradient `e_j / s` "
+        "(logsumexp): `∂y_i/∂x_j = delta_ij - e_j / s`",
         np.moveaxis(np.einsum("...i,...ij->...j", drows, jacobian), -1, axis),
     )
     total = drows.sum(-1, keepdims=True)
     yield (
-        "multiply out: delta_ij leaves the term i = j, and e_j / s does not depend on i",
+        "multiply out: `delta_ij` leaves the term `i = j`, and `e_j / s` does not depend on `i`",
         np.moveaxis(drows - e / s * total, -1, axis),
     )
     y = rows - np.log(s)
     yield (
-        "e_j / s = e^(x_j - log s) = e^y_j: the saved value is enough",
+        "`e_j / s = e^(x_j - log s) = e^y_j`: the saved value is enough",
         np.moveaxis(drows - np.exp(y) * total, -1, axis),
     )
 

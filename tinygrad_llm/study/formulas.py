@@ -253,7 +253,7 @@ class _Parser:
             return Group(token.text, self.items(CLOSING[token.text]))
         if token.kind == "number":
             return Number(self.take().text)
-        if token.text in ENGLISH:
+        if token.text in ENGLISH and not self.text.startswith("(", token.start + len(token.text)):
             raise self.error(token.start, f"{token.text!r} is a word of the text, not of a formula")
         if token.kind == "name" or token.text == "...":
             return Name(self.take().text)
