@@ -223,9 +223,9 @@ def _names_by_identity(names: Mapping[str, Any], nodes: Sequence[Node]) -> dict[
                 found[id(top)] = type(top).__name__
                 found |= {id(parameter): name for name, parameter in top.named_parameters()}
     for name, thing in names.items():
-        if isinstance(thing, Module):
-            found |= {id(parameter): f"{name}.{inner}" for inner, parameter in thing.named_parameters()}
-    for name, thing in names.items():
         if isinstance(thing, Tensor):
             found[id(thing) if thing.node is None else id(thing.data)] = name
+    for name, thing in names.items():  # what a module calls its parameters says more than a variable's name
+        if isinstance(thing, Module):
+            found |= {id(parameter): f"{name}.{inner}" for inner, parameter in thing.named_parameters()}
     return found
