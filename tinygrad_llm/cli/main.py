@@ -16,6 +16,7 @@ from tinygrad_llm import __version__
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.evaluate import evaluate
 from tinygrad_llm.cli.generate import generate
+from tinygrad_llm.cli.ladder import ladder
 from tinygrad_llm.cli.tokenizer import app as tokenizer_app
 from tinygrad_llm.cli.train import given_options, train
 from tinygrad_llm.cli.why import why
@@ -29,6 +30,7 @@ app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
 app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
 app.command(tokenizer_app)
+app.command(ladder, help_epilogue="Example: tinygrad-llm ladder softmax --plot softmax.png")
 app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weight.grad[3, 5]" --depth 2')
 
 

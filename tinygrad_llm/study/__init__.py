@@ -1,5 +1,6 @@
 """Studying gradients: from a number back to the algebra behind it."""
 
 from tinygrad_llm.study.reasons import why
+from tinygrad_llm.study.rungs import ladder
 
-__all__ = ["why"]
+__all__ = ["ladder", "why"]

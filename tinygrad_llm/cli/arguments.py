@@ -1,0 +1,31 @@
+"""Arguments that several study commands take; what cannot be is wrong usage, exit status 2."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tinygrad_llm.study.lookup import find_operation
+
+
+def parse_shape(text: str) -> tuple[int, ...] | None:
+    """``"2,3"`` as (2, 3); None for nothing. Raises ValueError for anything but whole numbers of at least 0."""
+    if not text:
+        return None
+    sizes = [part.strip() for part in text.strip("() ").rstrip(",").split(",")]
+    if not all(size.isdecimal() for size in sizes):
+        raise ValueError(f"a shape is whole numbers with commas between, as in 2,3; not {text!r}")
+    return tuple(map(int, sizes))
+
+
+def _known_operation(_: Any, name: str) -> None:
+    find_operation(name)
+
+
+def _proper_shape(_: Any, text: str) -> None:
+    parse_shape(text)
+
+
+OperationName = Annotated[str, Parameter(validator=_known_operation)]
+ShapeText = Annotated[str, Parameter(validator=_proper_shape)]

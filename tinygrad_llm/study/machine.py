@@ -1,0 +1,130 @@
+"""What this machine can do: its rate of matrix products and its memory bandwidth, measured in about a second."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+GEMM_SIZE = 1024
+"""Rows and columns of the matrices: large enough for the full rate, and about 2 GFLOP a product."""
+STREAM_BYTES = 64 << 20
+"""Size of each of the three arrays that are streamed: beyond the caches of most machines."""
+THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Limits of a machine: `gemm` in floating-point operations per second, `bandwidth` in bytes per second."""
+
+    gemm: float
+    bandwidth: float
+    threads: int
+    processor: str
+
+    def bound(self, operations: float, moved: float) -> float:
+        """The least seconds for so many operations and so many bytes moved, both at once: the roofline.
+
+        Source: Williams, Waterman, Patterson 2009, "Roofline: an insightful visual performance model".
+        """
+        return max(operations / self.gemm, moved / self.bandwidth)
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return (
+            f"{self.processor}, {threads}: {self.gemm / 1e9:.0f} GFLOP/s in matrix products (float32), "
+            f"{self.bandwidth / 1e9:.1f} GB/s of memory"
+        )
+
+
+def measure_machine(seconds: float = 1.0) -> Machine:
+    """Measure this machine for about so many `seconds`; the best of the repeats counts, as other work only slows them.
+
+    gemm: ``2 n^3`` operations over the time of ``x @ y``, n = 1024, float32, by NumPy's BLAS with the threads it has.
+    bandwidth: arrays of 64 MB each are copied, ``b = a`` (two are moved), and added, ``c = a + b`` (three); the better
+    rate counts. The work is split over as many threads as BLAS has. Only what the program reads and writes is counted,
+    not that a processor may read a line of memory before it writes it.
+    """
+    threads = thread_count()
+    return Machine(_gemm_rate(seconds / 2), _bandwidth(seconds / 2, threads), threads, processor_name())
+
+
+def _gemm_rate(seconds: float) -> float:
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((GEMM_SIZE, GEMM_SIZE), np.float32) for _ in range(2))
+    z = np.empty_like(x)
+    return 2 * GEMM_SIZE**3 / _best_time(lambda: np.matmul(x, y, out=z), seconds)
+
+
+def _bandwidth(seconds: float, threads: int) -> float:
+    a, b, c = (np.ones(STREAM_BYTES // 4, np.float32) for _ in range(3))
+    edges = np.linspace(0, a.size, threads + 1).astype(int)
+    parts = [slice(low, high) for low, high in itertools.pairwise(edges)]
+    with ThreadPoolExecutor(threads) as pool:  # NumPy lets other threads run while it copies and adds
+
+        def copy() -> None:
+            list(pool.map(lambda part: np.copyto(b[part], a[part]), parts))
+
+        def add() -> None:
+            list(pool.map(lambda part: np.add(a[part], b[part], out=c[part]), parts))
+
+        copy_rate = 2 * STREAM_BYTES / _best_time(copy, seconds / 2)
+        add_rate = 3 * STREAM_BYTES / _best_time(add, seconds / 2)
+    return max(copy_rate, add_rate)
+
+
+def _best_time(work: Callable[[], object], seconds: float) -> float:
+    """The shortest of the runs of `work` in so many seconds, after one that is not counted; three runs at least."""
+    work()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def thread_count() -> int:
+    """How many threads BLAS uses: what the environment says, or the processors that this process may use."""
+    for name in THREAD_SETTINGS:
+        value = os.environ.get(name, "")
+        if value.isdecimal() and int(value) > 0:
+            return min(int(value), processor_count())
+    return processor_count()
+
+
+def processor_count() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """The processor's name, as the operating system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be had without swapping, as Linux tells; None where nothing tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
