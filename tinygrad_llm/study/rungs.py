@@ -41,15 +41,15 @@ def ladder(
     The rungs, as far as the operation has them:
 
     * composed: made of simpler operations (`study.primitives`), the gradient left to the tape;
-    * dense Jacobian: the first line of the derivation, with all ``∂y_i/∂x_j`` written out, where they are few enough;
+    * dense Jacobian: the derivation's first line, in float64, with all ``∂y_i/∂x_j`` written out, if they are few;
     * closed form: the operation's own forward and vjp in NumPy, to which the derivation leads;
     * kernel: its compiled twin, if it has one that accepts the arguments.
 
     `operation` is a name or an operation, a user's own too; `shape` that of its first input, `seed` decides the numbers
-    and a random cotangent. All rungs run in float32, through the tape, on the same arguments.
+    and a random cotangent. All other rungs run in float32, through the tape, on the same arguments.
 
     Error: the largest difference to the closed form in float64 (from the same float32 arguments), over the largest
-    entry of that array, in units of float32's epsilon, 1.2e-7. A dense Jacobian may be partly in float64.
+    entry of that array, in units of float32's epsilon, 1.2e-7.
     Time: forward and backward, median and quartiles of `repeats` runs (by default as many as take a few seconds) in the
     order A, B, C, A, B, C, so that a slow moment of the machine meets all rungs.
     Saved: bytes of the arrays that the vjps keep for backward, shared memory counted once; and how many of them are
@@ -70,7 +70,8 @@ def ladder(
     with counting(console, f"measuring {operation.name}") as progress, _quiet_collector():
         machine = measure_machine()
         start = time.perf_counter()
-        studied = [runner.run(case, study=True) for runner in runners]
+        with fitting(operation, case.shape):
+            studied = [runner.run(case, study=True) for runner in runners]
         if repeats is None:
             repeats = int(np.clip(SECONDS / (time.perf_counter() - start), FEWEST, MOST))
         times: list[list[tuple[float, float]]] = [[] for _ in runners]
@@ -87,7 +88,6 @@ def ladder(
 def _quiet_collector() -> Iterator[None]:
     """No garbage collection inside: it would strike at random."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
@@ -107,17 +107,13 @@ class _Case:
     """
 
     operation: Operation
+    shape: Shape | None
     inputs: list[Any]
     options: dict[str, Any]
     dys: tuple[Array, ...]
     many: bool
     values: tuple[Array, ...]
     gradients: dict[int, Array]
-
-    @property
-    def dy(self) -> Any:
-        """The cotangent as a vjp takes it."""
-        return self.dys if self.many else self.dys[0]
 
     def call(self) -> str:
         """The call, with shapes in place of arrays."""
@@ -169,7 +165,7 @@ def _prepare(operation: Operation, shape: Shape | None, seed: int) -> _Case:
             gradients[position] = unbroadcast(gradient, single[position].shape)
     if not gradients:
         raise ValueError(f"{operation.name}: none of its inputs has a gradient, so there is nothing to compare")
-    return _Case(operation, single, options, dys, many, values, gradients)
+    return _Case(operation, shape, single, options, dys, many, values, gradients)
 
 
 def _as_dtype(x: Any, dtype: np.dtype[Any]) -> Any:
@@ -216,22 +212,29 @@ class _Taped:
 
 @dataclass(frozen=True)
 class _Jacobian:
-    """The rung of the derivations' first lines, which have the Jacobian written out; there is no forward apart."""
+    """The rung of the derivations' first lines, which have the Jacobian written out; there is no forward apart.
+
+    In float64, for which derivations are made: some of their definitions (a series) need its range.
+    """
 
     name: str = "dense Jacobian"
 
     def run(self, case: _Case, study: bool = False) -> _Run:
         """The first form of every gradient."""
-        operation = case.operation
-        named = dict(zip(operation.parameters, case.inputs, strict=False))
+        operation, double = case.operation, np.dtype(np.float64)
+        inputs = [_as_dtype(x, double) for x in case.inputs]
+        dys = tuple(dy.astype(double) for dy in case.dys)
+        options = {name: _as_dtype(x, double) for name, x in case.options.items()}
+        options["dy"] = dys if case.many else dys[0]
+        named = dict(zip(operation.parameters, inputs, strict=False))
         gradients = {}
         start = time.perf_counter()
         if operation.variadic:
-            forms = operation.derivations[operation.parameters[0]](*case.inputs, dy=case.dy, **case.options)
+            forms = operation.derivations[operation.parameters[0]](*inputs, **options)
             gradients = dict(enumerate(next(forms)[1]))
         else:
             for position in case.gradients:
-                forms = operation.derivations[operation.parameters[position]](**named, dy=case.dy, **case.options)
+                forms = operation.derivations[operation.parameters[position]](**named, **options)
                 gradients[position] = next(forms)[1]
         gradients = {i: unbroadcast(np.asarray(g), case.inputs[i].shape) for i, g in gradients.items()}
         return _Run(math.nan, time.perf_counter() - start, (), gradients)
@@ -259,6 +262,7 @@ def _rungs(case: _Case) -> tuple[list[_Taped | _Jacobian], list[str]]:
         )
     else:
         rungs.append(_Jacobian())
+        notes.append("The dense Jacobian is the first line of the derivation, in float64.")
     rungs.append(_Taped("closed form", operation, "numpy"))
     if not operation.kernel:
         notes.append(f"{operation.name} has no kernel yet.")
