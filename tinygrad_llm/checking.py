@@ -1,35 +1,40 @@
 """Gradient checks that say what is wrong, not only that something is.
 
-`gradcheck` compares the gradients that the tape computes with numerical derivatives of the same function, in float64.
-The cotangent is always random: a constant one would pass a softmax or LayerNorm whose backward returns zeros, since
-their outputs sum to a constant whatever the input is.
+`gradcheck` compares the gradients that the tape computes with numerical derivatives of the same function, in float64,
+and names the likely cause where they differ (see `diagnosis`). The cotangent is always random: a constant one would
+pass a softmax or LayerNorm whose backward returns zeros, since their outputs sum to a constant whatever the input is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tinygrad_llm.diagnosis import Diagnosis, Evidence, diagnose, kinks
+from tinygrad_llm.differentiation import EPS, Derivative, Slopes, as_tensor_function, outputs_of, tape_gradients
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.tape import Array, enable_grad, no_grad, sweep, unbroadcast
+from tinygrad_llm.tape import Array, unbroadcast
 from tinygrad_llm.tensor import Tensor
 
 COMPLEX_RTOL = 1e-9
 CENTRAL_RTOL = 1e-6
 FULL_JACOBIAN_LIMIT = 400
-EPS = float(np.finfo(np.float64).eps)
-CENTRAL_STEP = EPS ** (1 / 5)  # balances the truncation error h^4 of the five-point formula against rounding, eps / h
-COMPLEX_STEP = 1e-30
 TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
 class InputReport:
-    """What was found for one input. `error` and `tolerance` are absolute; `index` is where the error is largest."""
+    """What was found for one input. `error` and `tolerance` are absolute; `index` is where the error is largest.
+
+    `verdict` is "ok", "FAIL", "kink" (there is no derivative, but the gradient lies between the slopes on both sides:
+    this passes) or "open" (the numerical derivative is too uncertain to tell: this does not pass, and accuses nobody).
+    `diagnosis` says why, for all but "ok".
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -40,18 +45,23 @@ class InputReport:
     analytic: float
     numeric: float
     attached: bool
+    verdict: str = "ok"
+    diagnosis: Diagnosis | None = None
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.tolerance
+        return self.verdict in ("ok", "kink")
 
     def __str__(self) -> str:
         where = "in a random direction" if self.index is None else f"at {list(self.index)}" if self.index else "in it"
         line = (
-            f"  {'ok  ' if self.passed else 'FAIL'} d{self.name} {self.shape}: largest error {self.error:.2e} {where}"
+            f"  {self.verdict:4} d{self.name} {self.shape}: largest error {self.error:.2e} {where}"
             f" (tape {self.analytic:.9g}, numeric {self.numeric:.9g}; allowed {self.tolerance:.1e}; {self.method})"
         )
-        return line if self.attached else line + "\n       no gradient reached this input: is it attached to the tape?"
+        if self.diagnosis is None:
+            return line
+        lead = "likely cause: " if self.verdict == "FAIL" else ""
+        return f"{line}\n       {lead}{self.diagnosis.text}\n       evidence: {self.diagnosis.evidence}"
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,9 @@ class Report:
         return self.passed
 
     def __str__(self) -> str:
-        title = f"gradcheck of {self.function}: {'passed' if self.passed else 'FAILED'}"
-        return "\n".join([title, *map(str, self.inputs)])
+        failed = any(report.verdict == "FAIL" for report in self.inputs)
+        result = "passed" if self.passed else "FAILED" if failed else "undecided"
+        return "\n".join([f"gradcheck of {self.function}: {result}", *map(str, self.inputs)])
 
     __repr__ = __str__
 
@@ -97,10 +108,15 @@ def gradcheck(
     The tolerance of entry j is `rtol` (1e-9 and 1e-6 by method) times ``sum_i |dy_i J_ij|``, plus rounding: of the
     largest entry of J, and for central differences of the function's values divided by the step.
     The function is given read-only arrays: one that writes to its inputs, or a vjp that writes to dy, fails.
+
+    A gradient that differs is diagnosed: the report names the likely cause. Before a vjp is blamed, the differences are
+    looked at with ever shorter steps and from both sides. At a kink (relu at 0, a tie in max) there is no derivative:
+    a gradient between the two slopes passes, and the report says so. Where the differences do not converge (the
+    function jumps, is noisy, or draws random numbers), nothing was checked: the report is false, but says "undecided".
     """
     values = [np.asarray(a.data if isinstance(a, Tensor) else a) for a in arrays]
     values = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in values]
-    call = _as_tensor_function(function, values, options)
+    call = as_tensor_function(function, values, options)
     if names is None:
         names = call.parameters[: len(values)] if isinstance(call, Operation) and not call.variadic else ()
         names = [*names, *(f"input {i}" for i in range(len(names), len(values)))]
@@ -110,211 +126,204 @@ def gradcheck(
     where = [i for i, a in enumerate(values) if a.dtype.kind == "f"]
     if not where:
         raise ValueError("gradcheck: none of the inputs is a floating-point array, so there is no gradient to check")
-    at = _flat(call, values, options)
-    probes = [rng.standard_normal(at.size) for _ in range(3)]
-    if at.size <= 32:
-        probes += list(np.eye(at.size))
-    analytic = [_tape_gradients(call, values, options, dy) for dy in probes]
-    reports = []
-    for i in where:
-        gradients = [g[i] for g in analytic]
-        attached = any(g is not None for g in gradients)
-        dxs = [np.zeros(values[i].shape) if g is None else g for g in gradients]
-        derivative = _Derivative(call, values, options, i, at)
-        if values[i].size <= FULL_JACOBIAN_LIMIT:
-            reports.append(_check_entries(derivative, names[i], probes, dxs, attached, rtol))
-        else:
-            reports.append(_check_directions(derivative, names[i], probes, dxs, attached, rtol, rng))
+    point = _Point(call, tuple(values), options, tuple(names))
+    probes = [rng.standard_normal(point.at.size) for _ in range(3)]
+    if point.at.size <= 32:
+        probes += list(np.eye(point.at.size))
+    gradients = [tape_gradients(call, values, options, dy) for dy in probes]
+    reports = tuple(_check(point, i, np.array(probes), [g[i] for g in gradients], rtol, rng) for i in where)
+    return Report(_describe(function), reports)
+
+
+def _describe(function: Any) -> str:
+    """Its name; for one that has none, where it stands."""
+    function = getattr(function, "func", function)  # of a functools.partial
     name = str(getattr(function, "__name__", type(function).__name__))
-    return Report(name, tuple(reports))
+    code = getattr(function, "__code__", None)
+    return f"the lambda in {Path(code.co_filename).name}:{code.co_firstlineno}" if name == "<lambda>" and code else name
 
 
-def _as_tensor_function(function: Any, arrays: list[Array], options: dict[str, Any]) -> Callable[..., Any]:
-    """An undecorated ``(value, vjp)`` function is made an operation; everything else takes Tensors already."""
-    if isinstance(function, Operation):
-        return function
-    try:
-        result = function(*arrays, **options)
-    except Exception:  # it wants Tensors; if it is simply wrong, the next call shows that with its own traceback
-        return function
-    returns_vjp = isinstance(result, tuple) and len(result) == 2 and callable(result[1])
-    return Operation(function) if returns_vjp else function
-
-
-def _outputs(result: Any) -> tuple[Tensor, ...]:
-    outputs = result if isinstance(result, (tuple, list)) else (result,)
-    for output in outputs:
-        if not isinstance(output, Tensor):
-            raise TypeError(f"gradcheck: the function must return Tensors, or (value, vjp); it returned {type(output)}")
-    return tuple(outputs)
-
-
-def _flat(call: Callable[..., Any], arrays: list[Array], options: dict[str, Any]) -> Array:
-    """All outputs as one vector."""
-    with no_grad():
-        outputs = _outputs(call(*(Tensor(_frozen(a)) if a.dtype.kind in "fc" else a for a in arrays), **options))
-    return np.concatenate([t.data.ravel() for t in outputs])
-
-
-def _tape_gradients(
-    call: Callable[..., Any], arrays: list[Array], options: dict[str, Any], cotangent: Array
-) -> list[Array | None]:
-    """The gradients that the tape gives for one cotangent of all outputs."""
-    leaves = [Tensor(_frozen(a), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
-    with enable_grad():
-        outputs = _outputs(call(*leaves, **options))
-    pieces = np.split(cotangent, np.cumsum([t.size for t in outputs])[:-1])
-    taped = [(t, _frozen(dy).reshape(t.shape)) for t, dy in zip(outputs, pieces, strict=True) if t.requires_grad]
-    sweep([t for t, _ in taped], [dy for _, dy in taped])
-    return [leaf.grad if isinstance(leaf, Tensor) else None for leaf in leaves]
-
-
-def _frozen(array: Array) -> Array:
-    """A read-only copy."""
-    copy = np.array(array)
-    copy.flags.writeable = False
-    return copy
-
-
-class _Derivative:
-    """Numerical derivatives of all outputs along a direction of one input."""
+class _Point:
+    """A function and the inputs at which it is checked."""
 
     def __init__(
-        self, call: Callable[..., Any], arrays: list[Array], options: dict[str, Any], number: int, at: Array
+        self, call: Callable[..., Any], values: tuple[Array, ...], options: dict[str, Any], names: tuple[str, ...]
     ) -> None:
-        self.call, self.arrays, self.options, self.number = call, arrays, options, number
-        self.x = arrays[number]
-        self.magnitude = float(np.abs(at).max(initial=0.0))
-        self.noise = 0.0  # of the method that `along` has used, in the derivative of one output
+        self.call, self.values, self.options, self.names = call, values, options, names
+        self.outputs = tuple(outputs_of(call, list(values), options))
+        self.at = np.concatenate([y.ravel() for y in self.outputs])
 
-    def _at(self, x: Array) -> Array:
-        return _flat(self.call, [x if i == self.number else a for i, a in enumerate(self.arrays)], self.options)
+    def derivative(self, number: int, values: tuple[Array, ...] | None = None) -> Derivative:
+        values = self.values if values is None else values
+        return Derivative(self.call, list(values), self.options, number, self.at)
 
-    def central(self, v: Array, h: float) -> Array:
-        with np.errstate(all="ignore"):
-            near = self._at(self.x + h * v) - self._at(self.x - h * v)
-            far = self._at(self.x + 2 * h * v) - self._at(self.x - 2 * h * v)
-            return (8 * near - far) / (12 * h)
+    def gradient(self, number: int, dy: Array) -> Array:
+        """The tape's gradient, as a vector; zeros if there is none."""
+        gradient = tape_gradients(self.call, list(self.values), self.options, dy)[number]
+        return np.zeros(self.values[number].size) if gradient is None else gradient.ravel()
 
-    def complex_step(self, v: Array) -> Array | None:
-        """None where the function refuses complex numbers or drops the imaginary part."""
-        try:
-            with np.errstate(all="ignore"):
-                value = self._at(self.x + COMPLEX_STEP * 1j * v)
-        except Exception:
-            return None
-        return value.imag / COMPLEX_STEP if value.dtype.kind == "c" else None
+    def evidence(
+        self, number: int, directions: list[Array], rows: Array | Slopes, method: str, attached: bool
+    ) -> Evidence:
+        """What a diagnosis needs; `rows` are the derivatives along `directions`, all unit vectors unless x is large."""
+        size, limit = self.at.size, FULL_JACOBIAN_LIMIT
+        units = size <= limit and self.values[number].size <= limit
+        cotangents = np.eye(size) if units else np.random.default_rng(2).standard_normal((min(size, 24), size))
+        flat = np.array([v.ravel() for v in directions])
+        given = np.array([self.gradient(number, dy) for dy in cotangents])
+        given = given if self.values[number].size <= limit else given @ flat.T  # 0 times a NaN would spread it
+        best = rows.best if isinstance(rows, Slopes) else rows
+        right = cotangents @ best.T
+        if isinstance(rows, Slopes):  # nothing is wrong within the bounds of a kink, or of what is known
+            low, high = np.array([rows.bounds(dy, doubt=True) for dy in cotangents]).swapaxes(0, 1)
+            right = np.where((low <= given) & (given <= high), given, right)
 
-    def along(self, directions: list[Array]) -> tuple[str, Array]:
-        """(method, derivatives): one row for each direction.
+        def jacobian(position: int, values: tuple[Array, ...]) -> Array:
+            return cotangents @ self.derivative(position, values).along(directions)[1].T
 
-        The complex step is used if it agrees with central differences of some step in every direction: the usual one
-        is too long where the function bends within it, or is not defined on one side.
-        """
-        exact = [self.complex_step(v) for v in directions]
-        rows, analytic = [], True
-        for v, precise in zip(directions, exact, strict=True):
-            # where the direction is a unit, only that entry's size matters
-            step = CENTRAL_STEP * max(1.0, float(np.abs(self.x[v != 0]).max(initial=0.0)))
-            found = None
-            for h in (step, step / 10, step / 100, step / 1000, step / 10000):
-                central = self.central(v, h)
-                noise = 4 * EPS * self.magnitude / h
-                if not np.isfinite(central).all():
-                    continue
-                if found is None:
-                    found, self.noise = central, max(self.noise, noise)
-                scale = np.abs(central).max(initial=0.0)
-                if precise is not None and np.allclose(precise, central, rtol=1e-5, atol=1e-5 * scale + 100 * noise):
-                    break
-            else:
-                analytic = False
-            rows.append(central if found is None else found)
-        if analytic:
-            self.noise = 0.0
-            return "complex step", np.array(exact)
-        return "central differences", np.array(rows)
-
-
-def _check_entries(
-    derivative: _Derivative,
-    name: str,
-    probes: list[Array],
-    dxs: list[Array],
-    attached: bool,
-    rtol: float | None,
-) -> InputReport:
-    """Compare every entry of every dx with ``dy J``, J computed whole."""
-    shape = derivative.x.shape
-    units = [unit.reshape(shape) for unit in np.eye(derivative.x.size)]
-    if not units or not probes[0].size:
-        return InputReport(name, shape, "nothing to vary", 0.0, 0.0, None, 0.0, 0.0, attached=True)
-    method, rows = derivative.along(units)  # (inputs, outputs)
-    worst = None
-    for dy, dx in zip(probes, dxs, strict=True):
-        numeric = (rows @ dy).reshape(shape)
-        tolerances = _tolerance(derivative, method, rtol, np.abs(rows) @ np.abs(dy), rows, dy).reshape(shape)
-        errors = np.abs(dx - numeric)
-        errors = np.where(np.isnan(errors), np.inf, errors)
-        index = tuple(int(i) for i in np.unravel_index(int((errors / (tolerances + TINY)).argmax()), shape))
-        tolerance = float(tolerances[index])
-        found = InputReport(
-            name,
-            shape,
-            method,
-            float(errors[index]),
-            tolerance,
-            index,
-            float(dx[index]),
-            float(numeric[index]),
-            attached,
+        return Evidence(
+            names=self.names,
+            inputs=self.values,
+            position=number,
+            outputs=self.outputs,
+            options=self.options,
+            right=right,
+            given=given,
+            rtol=COMPLEX_RTOL if method == "complex step" else CENTRAL_RTOL,
+            noise=100 * EPS * float(np.abs(best[np.isfinite(best)]).max(initial=0.0)),
+            units=units,
+            shaped=self.values[number].size <= limit,
+            attached=attached,
+            vjp=lambda dy: self.gradient(number, dy),
+            jacobian=jacobian,
         )
-        worst = _worse(worst, found)
-    assert worst is not None
-    return worst
 
 
-def _check_directions(
-    derivative: _Derivative,
-    name: str,
-    probes: list[Array],
-    dxs: list[Array],
-    attached: bool,
+@np.errstate(all="ignore")
+def _check(
+    point: _Point,
+    number: int,
+    probes: Array,
+    gradients: Sequence[Array | None],
     rtol: float | None,
     rng: np.random.Generator,
+    moved: bool = False,
 ) -> InputReport:
-    """Compare ``dx . v`` with ``dy . (J v)`` for random directions v."""
-    shape = derivative.x.shape
-    directions = [rng.standard_normal(shape) / np.sqrt(derivative.x.size) for _ in range(8)]
+    """Compare the gradients of one input, one for each cotangent in `probes`, with ``dy J`` or ``dy (J v)``."""
+    x = point.values[number]
+    whole = x.size <= FULL_JACOBIAN_LIMIT
+    units = [unit.reshape(x.shape) for unit in np.eye(x.size)] if whole else []
+    directions = units if whole else [rng.standard_normal(x.shape) / np.sqrt(x.size) for _ in range(8)]
+    if not directions or not point.at.size:
+        return InputReport(point.names[number], x.shape, "nothing to vary", 0.0, 0.0, None, 0.0, 0.0, attached=True)
+    derivative = point.derivative(number)
     method, rows = derivative.along(directions)
-    worst = None
-    for dy, dx in zip(probes, dxs, strict=True):
-        for v, row in zip(directions, rows, strict=True):
-            analytic, numeric = float((dx * v).sum()), float(row @ dy)
-            scale = max(float(np.abs(row) @ np.abs(dy)), float((np.abs(dx) * np.abs(v)).sum()))
-            tolerance = float(_tolerance(derivative, method, rtol, np.array([scale]), rows, dy)[0])
-            error = abs(analytic - numeric)
-            found = InputReport(
-                name, shape, method, np.inf if np.isnan(error) else error, tolerance, None, analytic, numeric, attached
-            )
-            worst = _worse(worst, found)
-    assert worst is not None
-    return worst
+    comparison = _Comparison(point.names[number], derivative, method, probes, gradients, directions, rtol, whole)
+    report = comparison.of(rows)
+    if report.passed:
+        return report
+    if note := kinks.unrepeatable(point.outputs, outputs_of(point.call, list(point.values), point.options)):
+        return replace(report, verdict="open", diagnosis=note)
+    slopes = derivative.slopes(directions) if method != "complex step" else None
+    kinked: Array = np.zeros(len(directions), bool)
+    if slopes is not None:
+        kinked, strict, failed = np.abs(slopes.kink).sum(1) > 0, report, ~comparison.right
+        report = comparison.of(slopes.best, slopes)
+        if report.passed:
+            ties = kinks.overcounted_tie(slopes, derivative, lambda dy: point.gradient(number, dy)) if whole else None
+            if ties is not None:
+                return replace(strict, diagnosis=ties)
+            note = kinks.at_kink(slopes, x, kinked & failed)
+            return report if note is None else replace(report, verdict="kink", diagnosis=note)
+        report = comparison.of(slopes.best, slopes, doubt=True)
+        if report.passed:
+            return replace(report, verdict="open", diagnosis=kinks.unclear(slopes, point.outputs))
+    if not moved and (cause := _diagnosis_nearby(point, number, probes, rtol, rng)):
+        return replace(report, diagnosis=cause)
+    if slopes is not None and kinked[~comparison.right].all():
+        return replace(report, diagnosis=kinks.outside_kink(slopes, ~comparison.right))
+    evidence = point.evidence(number, directions, rows if slopes is None else slopes, method, report.attached)
+    return replace(report, diagnosis=diagnose(evidence))
 
 
-def _tolerance(
-    derivative: _Derivative, method: str, rtol: float | None, scales: Array, rows: Array, dy: Array
-) -> Array:
-    """Allowed errors of entries whose ``sum_i |dy_i J_ij|`` are `scales`; `rows` are the derivatives."""
-    default = COMPLEX_RTOL if method == "complex step" else CENTRAL_RTOL
-    rounding = (100 * EPS * np.abs(rows).max(initial=0.0) + derivative.noise) * np.abs(dy).sum()
-    return (default if rtol is None else rtol) * scales + rounding
+def _diagnosis_nearby(
+    point: _Point, number: int, probes: Array, rtol: float | None, rng: np.random.Generator
+) -> Diagnosis | None:
+    """At zeros and equal entries many causes look alike: there, the diagnosis is made at a general point close by."""
+    if not any(a.dtype.kind == "f" and _is_special(a) for a in point.values):
+        return None
+    values = tuple(a + rng.uniform(0.05, 0.25, a.shape) if a.dtype.kind == "f" and a.ndim else a for a in point.values)
+    try:
+        near = _Point(point.call, values, point.options, point.names)
+        gradients = [tape_gradients(near.call, list(values), near.options, dy)[number] for dy in probes]
+        report = _check(near, number, probes, gradients, rtol, rng, moved=True)
+    except Exception:  # the function need not be defined there
+        return None
+    if report.verdict != "FAIL" or report.diagnosis is None or report.diagnosis.cause == "unknown":
+        return None
+    where = f" (seen at a point close by: here, some entries of {' or '.join(point.names)} are equal or 0)"
+    return replace(report.diagnosis, evidence=report.diagnosis.evidence + where)
 
 
-def _worse(a: InputReport | None, b: InputReport) -> InputReport:
-    if a is None:
-        return b
-    return max(a, b, key=lambda r: r.error / (r.tolerance + TINY))
+def _is_special(a: Array) -> bool:
+    return bool(a.size and (len(np.unique(np.abs(a))) < a.size or not a.all()))
+
+
+class _Comparison:
+    """The tape's gradients along some directions, one row for each cotangent, to be compared with derivatives."""
+
+    def __init__(
+        self,
+        name: str,
+        derivative: Derivative,
+        method: str,
+        probes: Array,
+        gradients: Sequence[Array | None],
+        directions: list[Array],
+        rtol: float | None,
+        whole: bool,
+    ) -> None:
+        self.name, self.derivative, self.method, self.probes, self.whole = name, derivative, method, probes, whole
+        self.shape = derivative.x.shape
+        self.attached = any(g is not None for g in gradients)
+        dxs = np.array([np.zeros(derivative.x.size) if g is None else g.ravel() for g in gradients])
+        flat = np.array([v.ravel() for v in directions])
+        self.measured: Array = dxs if whole else dxs @ flat.T
+        self.size: Array | float = 0.0 if whole else np.abs(dxs) @ np.abs(flat).T
+        self.rtol = rtol if rtol is not None else COMPLEX_RTOL if method == "complex step" else CENTRAL_RTOL
+        self.right = np.ones(len(directions), bool)  # along which directions the last comparison found no error
+
+    def of(self, rows: Array, slopes: Slopes | None = None, doubt: bool = False) -> InputReport:
+        """Compare with the derivatives `rows`, one for each direction; or with the bounds that `slopes` leaves."""
+        numeric = low = high = self.probes @ rows.T
+        if slopes is not None:
+            low, high = np.array([slopes.bounds(dy, doubt) for dy in self.probes]).swapaxes(0, 1)
+        errors: Array = np.maximum(np.maximum(low - self.measured, self.measured - high), 0)
+        errors = np.where(np.isnan(errors), np.inf, errors)  # NaN must not pass,
+        if slopes is not None and doubt:  # unless nothing at all is known
+            errors = np.where(~np.isfinite(self.measured) & np.isinf(slopes.high).any(1), 0.0, errors)
+        allowed = self._allowed(rows)
+        self.right = (errors > allowed).sum(0) == 0
+        k, j = (int(i) for i in np.unravel_index(int((errors / (allowed + TINY)).argmax()), errors.shape))
+        error, tolerance = float(errors[k, j]), float(allowed[k, j])
+        return InputReport(
+            self.name,
+            self.shape,
+            self.method,
+            error,
+            tolerance,
+            tuple(int(i) for i in np.unravel_index(j, self.shape)) if self.whole else None,
+            float(self.measured[k, j]),
+            float(numeric[k, j]),
+            self.attached,
+            "ok" if error <= tolerance else "FAIL",
+        )
+
+    def _allowed(self, rows: Array) -> Array:
+        """`rtol` times ``sum_i |dy_i J_ij|``, plus rounding."""
+        scales = np.maximum(np.abs(self.probes) @ np.abs(rows).T, self.size)
+        rounding = 100 * EPS * float(np.abs(rows).max(initial=0.0)) + self.derivative.noise
+        return self.rtol * scales + rounding * np.abs(self.probes).sum(1, keepdims=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,275 @@
+"""The planted bugs: operations that are right with one vjp that is wrong, each of which must be caught and named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import tinygrad_llm as tg
+
+rng = np.random.default_rng(7)
+X = rng.standard_normal((3, 4))  # no two sizes are equal, and none is 2
+Z = rng.standard_normal((3, 4))
+SQUARE = rng.standard_normal((3, 3))
+W = rng.standard_normal((4, 5))
+POSITIVE = rng.uniform(0.5, 2.5, (3, 4))
+ROW = rng.standard_normal(4)
+TABLE = rng.standard_normal((6, 3))
+MATRIX = rng.standard_normal((4, 4))
+GAIN, BIAS = rng.uniform(0.5, 2, 4), rng.standard_normal(4)
+IDS = np.array([[0, 2, 2], [5, 0, 3]])
+TARGETS = np.array([1, 3, 0])
+Q, K, V = (rng.standard_normal((1, 2, n, 5)) for n in (3, 4, 4))
+
+
+@dataclass
+class Bug:
+    """``wrong(dy, y, *inputs)`` takes the place of the vjp of `operation` at `inputs`; `cause` is what it should be."""
+
+    name: str
+    operation: str
+    inputs: tuple
+    wrong: Callable
+    cause: str
+    options: dict = field(default_factory=dict)
+
+    def function(self, *arrays, **options):
+        value = tg.registry[self.operation].reference(*arrays, **options)[0]
+        return value, lambda dy: self.wrong(dy, value, *arrays)
+
+
+def mean(a, axis=-1):
+    return a.mean(axis, keepdims=True)
+
+
+def total(a, axis=-1):
+    return a.sum(axis, keepdims=True)
+
+
+def normalised(x, eps=1e-5):
+    rstd = 1 / np.sqrt(x.var(-1, keepdims=True) + eps)
+    return (x - mean(x)) * rstd, rstd
+
+
+def layer_norm_dx(dy, x, gain, with_mean=True, with_projection=True, with_gain=True, with_rstd=True):
+    xhat, rstd = normalised(x)
+    g = dy * gain if with_gain else dy
+    dx = g - (mean(g) if with_mean else 0) - (xhat * mean(g * xhat) if with_projection else 0)
+    return dx * rstd if with_rstd else dx
+
+
+def layer_norm(bias=lambda dy: dy.sum(0), exchanged=False, **without):
+    def wrong(dy, y, x, gain, _):
+        dgain, dbias = (dy * normalised(x)[0]).sum(0), bias(dy)
+        return layer_norm_dx(dy, x, gain, **without), *((dbias, dgain) if exchanged else (dgain, dbias))
+
+    return wrong
+
+
+def attention(**changed):
+    """The vjp of attention, but for the gradients given as functions of its intermediate values."""
+    right = {"dq": lambda a: a.ds @ a.k, "dk": lambda a: a.ds.mT @ a.q, "dv": lambda a: a.p.mT @ a.dy}
+
+    def wrong(dy, y, q, k, v):
+        a = SimpleNamespace(q=q, k=k, v=v, dy=dy, p=softmax(q @ k.mT / np.sqrt(5)), dp=dy @ v.mT)
+        a.ds = a.p * (a.dp - total(a.dp * a.p)) / np.sqrt(5)
+        return tuple(gradient(a) for gradient in (right | changed).values())
+
+    return wrong
+
+
+def scattered(dy, x, index):
+    dx = np.zeros_like(x)
+    dx[index] = dy
+    return dx
+
+
+def softmax(x):
+    return np.exp(x) / total(np.exp(x))
+
+
+def norm_rest(dy, x):
+    return (dy * normalised(x)[0]).sum(0), dy.sum(0)
+
+
+def rms(x):
+    return np.sqrt(mean(x * x) + 1e-5)
+
+
+def rms_dx(g, x):
+    return (g - x / rms(x) * mean(g * x / rms(x))) / rms(x)
+
+
+def rms_gain(dy, x):
+    return (dy * x / rms(x)).sum(0)
+
+
+def linear_gradients(x, w, dy):
+    return dy @ w.T, x.T @ dy
+
+
+def gelu_slope(x):
+    return tg.registry["gelu"].reference(x)[1](np.ones_like(x))
+
+
+def onehot(targets, size=4):
+    return np.eye(size)[targets]
+
+
+ONE_AXIS = {"axis": -1}
+LINEAR = (X[:, :3], SQUARE, SQUARE[0])
+NORM, PLAIN_NORM = (X, GAIN, BIAS), (X, np.ones(4), np.zeros(4))
+
+BUGS = [
+    # Those found in other projects, most of them zero under a constant cotangent.
+    Bug("returns zeros", "softmax", (X,), lambda dy, y, x: np.zeros_like(x), "zero"),
+    Bug("dy s", "softmax", (X,), lambda dy, y, x: dy * y, "missing_projection"),
+    Bug("returns zeros", "layer_norm", PLAIN_NORM, lambda dy, y, x, g, b: (0 * x, *norm_rest(dy, x)), "zero"),
+    Bug("no mean, no gain", "layer_norm", PLAIN_NORM, layer_norm(with_mean=False), "missing_mean"),
+    Bug("no projection, no gain", "layer_norm", PLAIN_NORM, layer_norm(with_projection=False), "missing_projection"),
+    # Softmax and its relatives.
+    Bug("sign", "softmax", (X,), lambda dy, y, x: y * (total(y * dy) - dy), "sign"),
+    Bug("mean for sum", "softmax", (X,), lambda dy, y, x: y * (dy - mean(y * dy)), "missing_projection"),
+    Bug("sum over everything", "softmax", (X,), lambda dy, y, x: y * (dy - (y * dy).sum()), "missing_projection"),
+    Bug("plus for minus", "softmax", (X,), lambda dy, y, x: y * (dy + total(y * dy)), "missing_projection"),
+    Bug("diagonal", "softmax", (X,), lambda dy, y, x: dy * y * (1 - y), "missing_cross_terms"),
+    Bug("dy alone", "log_softmax", (X,), lambda dy, y, x: dy, "missing_projection"),
+    Bug("mean for sum", "log_softmax", (X,), lambda dy, y, x: dy - np.exp(y) * mean(dy), "missing_projection"),
+    Bug("1/N for p", "log_softmax", (X,), lambda dy, y, x: dy - mean(dy), "missing_mean_and_projection"),
+    Bug("exp, not p", "logsumexp", (X,), lambda dy, y, x: dy[:, None] * np.exp(x), "missing_factor"),
+    # Norms.
+    Bug("no mean", "layer_norm", NORM, layer_norm(with_mean=False), "missing_mean"),
+    Bug("no projection", "layer_norm", NORM, layer_norm(with_projection=False), "missing_projection"),
+    Bug(
+        "neither", "layer_norm", NORM, layer_norm(with_mean=False, with_projection=False), "missing_mean_and_projection"
+    ),
+    Bug("no gain", "layer_norm", NORM, layer_norm(with_gain=False), "missing_factor"),
+    Bug("no rstd", "layer_norm", NORM, layer_norm(with_rstd=False), "missing_factor"),
+    Bug("bias from one row", "layer_norm", NORM, layer_norm(bias=lambda dy: dy[0]), "missing_sum"),
+    Bug("mean of the rows", "layer_norm", NORM, layer_norm(bias=lambda dy: dy.mean(0)), "factor"),
+    Bug("gain and bias", "layer_norm", NORM, layer_norm(exchanged=True), "swapped"),
+    Bug(
+        "no projection",
+        "rms_norm",
+        (X, GAIN),
+        lambda dy, y, x, g: (dy * g / rms(x), rms_gain(dy, x)),
+        "missing_projection",
+    ),
+    Bug(
+        "no division",
+        "rms_norm",
+        (X, GAIN),
+        lambda dy, y, x, g: (rms_dx(dy * g, x) * rms(x), rms_gain(dy, x)),
+        "missing_factor",
+    ),
+    # Products.
+    Bug("W not transposed", "matmul", (X, MATRIX), lambda dy, y, x, w: (dy @ w, x.T @ dy), "transposed"),
+    Bug("dW transposed", "matmul", (X[:, :3], SQUARE), lambda dy, y, x, w: (dy @ w.T, dy.T @ x), "transposed"),
+    Bug("mean of the batch", "matmul", (X, W), lambda dy, y, x, w: (dy @ w.T, x.T @ dy / len(x)), "factor"),
+    Bug(
+        "sum over columns",
+        "linear",
+        LINEAR,
+        lambda dy, y, x, w, b: (*linear_gradients(x, w, dy), dy.sum(1)),
+        "wrong_axis",
+    ),
+    Bug(
+        "bias from one row",
+        "linear",
+        LINEAR,
+        lambda dy, y, x, w, b: (*linear_gradients(x, w, dy), dy[-1]),
+        "missing_sum",
+    ),
+    Bug("no weight", "linear", LINEAR, lambda dy, y, x, w, b: (dy, x.T @ dy, dy.sum(0)), "passes_through"),
+    Bug("no scale", "attention", (Q, K, V), attention(dq=lambda a: a.ds @ a.k * np.sqrt(5)), "factor"),
+    Bug("dp p", "attention", (Q, K, V), attention(dq=lambda a: a.p * a.dp @ a.k / np.sqrt(5)), "rank_one"),
+    Bug("p, not p^T", "attention", (K, K, V), attention(dv=lambda a: a.p @ a.dy), "transposed"),
+    Bug("dq for dk", "attention", (V, K, V), attention(dq=lambda a: a.ds.mT @ a.q, dk=lambda a: a.ds @ a.k), "swapped"),
+    # Losses.
+    Bug("no mean", "cross_entropy", (X, TARGETS), lambda dy, y, x, t: dy * (softmax(x) - onehot(t)), "factor"),
+    Bug("no onehot", "cross_entropy", (X, TARGETS), lambda dy, y, x, t: dy * softmax(x) / 3, "picked"),
+    Bug("sign", "cross_entropy", (X, TARGETS), lambda dy, y, x, t: dy * (onehot(t) - softmax(x)) / 3, "sign"),
+    Bug("no dy", "cross_entropy", (X, TARGETS), lambda dy, y, x, t: (softmax(x) - onehot(t)) / 3, "cotangent_ignored"),
+    Bug("no p", "cross_entropy", (X, TARGETS), lambda dy, y, x, t: -dy * onehot(t) / 3, "missing_projection"),
+    # Picking.
+    Bug("assigns", "embedding", (TABLE, IDS), lambda dy, y, w, ids: scattered(dy, w, ids), "repeated_index"),
+    Bug("assigns", "getitem", (X, TARGETS[[0, 2, 2]]), lambda dy, y, x, i: scattered(dy, x, i), "repeated_index"),
+    Bug("one row on", "getitem", (X, np.array([0, 1])), lambda dy, y, x, i: scattered(dy, x, i + 1), "misplaced"),
+    # Elementwise.
+    Bug("slope at y", "gelu", (X,), lambda dy, y, x: dy * gelu_slope(y), "wrong_point"),
+    Bug("no product rule", "gelu", (X,), lambda dy, y, x: dy * y / x, "local_derivative"),
+    Bug("1 - x^2", "tanh", (X,), lambda dy, y, x: dy * (1 - x * x), "missing_factor"),
+    Bug("1 - y", "tanh", (X,), lambda dy, y, x: dy * (1 - y), "missing_factor"),
+    Bug("dy^2", "tanh", (X,), lambda dy, y, x: dy * dy * (1 - y * y), "not_linear"),
+    Bug("no 1 - y", "sigmoid", (X,), lambda dy, y, x: dy * y, "missing_factor"),
+    Bug("float32", "sigmoid", (X,), lambda dy, y, x: (dy * y * (1 - y)).astype(np.float32), "dtype"),
+    Bug("whole numbers", "sigmoid", (X,), lambda dy, y, x: (9 * dy * y * (1 - y)).astype(int), "dtype"),
+    Bug("x for dy", "relu", (X,), lambda dy, y, x: x * (x > 0), "cotangent_ignored"),
+    Bug("no mask", "relu", (X,), lambda dy, y, x: dy, "passes_through"),
+    Bug("other side", "relu", (X,), lambda dy, y, x: dy * (x < 0), "wrong_point"),
+    Bug("leaks", "relu", (X,), lambda dy, y, x: dy * np.where(x > 0, 1, 0.01), "branch"),
+    Bug("no sign", "abs", (X,), lambda dy, y, x: dy, "missing_factor"),
+    Bug("no mask", "clip", (X,), lambda dy, y, x: dy, "passes_through", {"low": -0.5, "high": 0.5}),
+    Bug("not rescaled", "dropout", (X, 0.4, 3), lambda dy, y, x, p, key: dy * (y != 0), "factor"),
+    Bug("draws again", "dropout", (X, 0.4, 3), lambda dy, y, x, p, key: dy * (rng.random((3, 4)) > p), "random_vjp"),
+    Bug("b for b^2", "div", (X, POSITIVE), lambda dy, y, a, b: (dy / b, -dy * a / b), "missing_factor"),
+    Bug("sign", "div", (X, POSITIVE), lambda dy, y, a, b: (dy / b, dy * a / b**2), "sign"),
+    Bug("no factor", "power", (POSITIVE, 3), lambda dy, y, x, n: dy * x ** (n - 1), "factor"),
+    Bug("power not lowered", "power", (POSITIVE, 3), lambda dy, y, x, n: dy * n * x**n, "missing_factor"),
+    Bug("own factor", "mul", (X, Z), lambda dy, y, a, b: (dy * a, dy * b), "swapped"),
+    Bug("one row", "mul", (X, ROW), lambda dy, y, a, b: (dy * b, (dy * a)[0]), "missing_sum"),
+    Bug("mean of the rows", "mul", (X, ROW), lambda dy, y, a, b: (dy * b, (dy * a).mean(0)), "factor"),
+    Bug("NaN", "mul", (X, ROW), lambda dy, y, a, b: (dy * b * np.nan, dy * a), "not_finite"),
+    Bug("sign", "sub", (X, Z), lambda dy, y, a, b: (dy, dy), "sign"),
+    Bug("no chain", "log", (POSITIVE,), lambda dy, y, x: dy, "missing_factor"),
+    Bug("one entry", "exp", (X,), lambda dy, y, x: dy * y * (x != X[1, 2]), "entry"),
+    Bug("adds a constant", "exp", (X,), lambda dy, y, x: dy * y + 1e-7, "not_linear"),
+    Bug("no half", "sqrt", (POSITIVE,), lambda dy, y, x: dy / y, "factor"),
+    # Reductions and shapes.
+    Bug("not divided", "mean", (X,), lambda dy, y, x: np.repeat(dy[:, None], 4, 1), "factor", ONE_AXIS),
+    Bug("divided", "sum", (X,), lambda dy, y, x: np.repeat(dy[:, None] / 4, 4, 1), "factor", ONE_AXIS),
+    Bug("sum of dy", "sum", (X,), lambda dy, y, x: np.full_like(x, dy.sum()), "cotangent_summed", ONE_AXIS),
+    Bug("no mask", "max", (X,), lambda dy, y, x: np.repeat(dy[:, None], 4, 1), "missing_mask", ONE_AXIS),
+    Bug("to the least", "max", (X,), lambda dy, y, x: dy[:, None] * (x == x.min(-1)[:, None]), "misplaced", ONE_AXIS),
+    Bug("wrong offset", "concatenate", (X, Z), lambda dy, y, a, b: (dy[:, :4], dy[:, 3:7]), "misplaced", {"axis": 1}),
+    Bug("parts exchanged", "concatenate", (X, Z), lambda dy, y, a, b: (dy[:, 4:], dy[:, :4]), "swapped", {"axis": 1}),
+    Bug("only reshaped", "transpose", (X,), lambda dy, y, x: dy.reshape(x.shape), "transposed"),
+    Bug("other branch", "where", (X > 0, X, Z), lambda dy, y, c, a, b: (None, dy * ~c, dy * c), "swapped"),
+]
+
+
+# What the diagnosis says instead of the cause that was planted; the rest of the table is named rightly.
+NAMED_OTHERWISE = {("max", "no mask"): "extra_sum"}  # without the mask, dx is the sum of the right dx over the axis
+
+
+def checked(bug, function):
+    """The report on `function` in place of the operation: every array of floats is an input, the rest is fixed."""
+    varied = [i for i, x in enumerate(bug.inputs) if isinstance(x, np.ndarray)]
+
+    def call(*arrays):
+        given = dict(zip(varied, arrays, strict=True))
+        return function(*(given.get(i, x) for i, x in enumerate(bug.inputs)), **bug.options)
+
+    return tg.gradcheck(call, *(bug.inputs[i] for i in varied))
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: f"{bug.operation}: {bug.name}")
+def test_a_planted_bug_is_caught_and_named(bug):
+    assert checked(bug, tg.registry[bug.operation]), "the operation itself must be right here"
+    report = checked(bug, bug.function)
+    assert not report
+    assert "FAILED" in str(report)
+    expected = NAMED_OTHERWISE.get((bug.operation, bug.name), bug.cause)
+    for found in report.inputs:
+        assert found.verdict in ("ok", "FAIL")
+        if found.verdict == "FAIL":
+            assert found.diagnosis.cause == expected, report
+            assert f"likely cause: {found.diagnosis.text}\n       evidence: {found.diagnosis.evidence}" in str(report)
+
+
+def test_nine_in_ten_are_named_rightly():
+    assert len(BUGS) >= 40
+    assert len(NAMED_OTHERWISE) <= len(BUGS) / 10
+    assert set(NAMED_OTHERWISE) <= {(bug.operation, bug.name) for bug in BUGS}
