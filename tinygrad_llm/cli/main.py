@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError
 
 from tinygrad_llm import __version__
 from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.cli.derive import derive
 from tinygrad_llm.cli.evaluate import evaluate
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.ladder import ladder
@@ -29,6 +30,7 @@ app = App(
 app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --steps 200 --out book")
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
 app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
+app.command(derive, help_epilogue="Example: tinygrad-llm derive softmax --shape 2,3")
 app.command(tokenizer_app)
 app.command(ladder, help_epilogue="Example: tinygrad-llm ladder softmax --plot softmax.png")
 app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weight.grad[3, 5]" --depth 2')

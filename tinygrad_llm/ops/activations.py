@@ -91,7 +91,7 @@ def _(rng, shape=(2, 3)):
 def relu(x):
     """``y = max(x, 0)``. Saves y: it is positive where x is, and the next operation keeps it anyway.
 
-    Gradient: ``dx = dy`` where ``y > 0``, else 0. At the kink, x = 0, it is 0, as in PyTorch.
+    Gradient: ``dx = dy`` where ``y > 0``, else 0. At the kink, ``x = 0``, it is 0, as in PyTorch.
     """
     y = np.maximum(x, 0)
 
@@ -120,10 +120,14 @@ def _(rng, shape=(2, 3)):
 def gelu(x, approximate=True):
     """``y = x P(x)``, with P the distribution function of the standard normal, or (the default) a fit to it by tanh.
 
-    approximate=True:  ``y = x (1 + t) / 2``, ``t = tanh(u)``, ``u = sqrt(2/pi) (x + 0.044715 x^3)``. GPT-2's form.
-        Saves x and t. ``dx = dy (1 + t) (1 + x (1 - t) u') / 2`` with ``u' = sqrt(2/pi) (1 + 3 0.044715 x^2)``.
-    approximate=False: ``y = x P``, ``P = erfc(-x / sqrt(2)) / 2``. BERT uses this form. Saves x and P.
-        ``dx = dy (P + x p)`` with the density ``p = e^(-x^2/2) / sqrt(2 pi)``.
+    approximate=True is GPT-2's form. It saves x and t::
+
+        y = x (1 + t) / 2     t = tanh(u)     u = sqrt(2/pi) (x + 0.044715 x^3)
+        dx = dy (1 + t) (1 + x (1 - t) u') / 2     u' = sqrt(2/pi) (1 + 3 (0.044715) x^2)
+
+    approximate=False is BERT's form. It saves x and P; p is the density of the normal::
+
+        y = x P     P = erfc(-x / sqrt(2)) / 2     dx = dy (P + x p)     p = e^(-x^2/2) / sqrt(2 pi)
 
     The two differ by less than 5e-4. erfc is used rather than ``1 + erf``, which cancels for negative x. NumPy has no
     erfc; Python's is called for each element (about 60 ns), as this is the reference.
@@ -212,7 +216,7 @@ def _(rng, shape=(2, 3)):
 
 @op
 def silu(x):
-    """``y = x s`` with ``s = sigmoid(x)``; also called swish. Saves s and y, which the next operation keeps anyway.
+    """``y = x sigmoid(x)``, also called swish. Saves y, which the next operation keeps anyway, and ``s = sigmoid(x)``.
 
     Gradient: ``dx = dy (s + y (1 - s))``. Source: Elfwing, Uchibe, Doya 2017, arXiv:1702.03118.
     """

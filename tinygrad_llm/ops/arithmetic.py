@@ -196,9 +196,10 @@ def power(x, y):
     Gradients: ``gx = dy y x^(y-1)`` and ``gy = dy z log x``. The exponents 2, 0.5 and -1, given as Python numbers, cost
     no call of pow in either direction.
 
-    At the edges: ``0^0 = 1`` with gx = 0, and ``0^1`` has gx = dy. ``0^y`` does not change with y > 0, so gy = 0 there
-    (and by convention at y = 0, as in PyTorch). A negative x has a power only for whole y: gx is right, gy is NaN, for
-    there is no derivative by y. Where z or the slope is infinite (``0^-1``; the slope of ``0^0.5``), NumPy warns.
+    At the edges: ``0^0 = 1`` with ``gx = 0``, and ``0^1`` has ``gx = dy``. ``0^y`` does not change with ``y > 0``, so
+    ``gy = 0`` there (and by convention at ``y = 0``, as in PyTorch). A negative x has a power only for whole y: gx is
+    right, gy is NaN, for there is no derivative by y. Where z or the slope is infinite (``0^-1``; the slope of
+    ``0^0.5``), NumPy warns.
     """
     z = x**y
 

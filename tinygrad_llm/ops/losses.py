@@ -21,11 +21,11 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
         loss = -sum_v t_v log p_v + z_loss lse^2,    t = (1 - label_smoothing) onehot(target) + label_smoothing / V
 
     A smoothed target never asks for infinite logits (Szegedy et al. 2016, arXiv:1512.00567, section 7). z_loss keeps
-    lse near 0, which the softmax itself leaves free (PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 5). Rows
+    lse near 0, which the `softmax` itself leaves free (PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 5). Rows
     whose target is `ignore_index` have loss 0 and gradient 0, and the mean is over the others. Without any other row
     the loss is 0 (PyTorch: NaN, the mean of nothing; but one such batch would ruin a training run).
 
-    Saves the maximum of each row and the sum of exp(x - maximum), not p: the logits exist anyway, and p follows from
+    Saves the maximum m of each row and the sum of ``exp(x - m)``, not p: the logits exist anyway, and p follows from
     them. With w the cotangent of a row's loss, ``dy / count`` for the mean::
 
         dx = w (p (1 + 2 z_loss lse) - t)

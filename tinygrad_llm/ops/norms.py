@@ -140,7 +140,7 @@ def _(rng, shape=(2, 2, 4)):  # an eps that matters
 def rms_norm(x, gain, eps=1e-5):
     """``y = gain xhat`` with ``xhat = x r`` and ``r = 1 / sqrt(mean(x^2) + eps)``, over the last axis.
 
-    layer_norm without the mean and the bias: only the length of a row is normalised. Saves ``xhat`` and ``r``. With
+    `layer_norm` without the mean and the bias: only the length of a row is normalised. Saves ``xhat`` and ``r``. With
     ``g = dy gain``::
 
         dx = (g - xhat mean(g xhat)) r,   dgain = sum dy xhat

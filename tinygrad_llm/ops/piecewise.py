@@ -1,7 +1,7 @@
 """Piecewise linear operations: abs, clip, where. Elementwise.
 
 At a kink there is no derivative, only a range of slopes between the left and the right one; which of them the gradient
-is, is a choice. The choices here are PyTorch's: abs'(0) = 0, and clip passes the gradient on at its bounds.
+is, is a choice. The choices here are PyTorch's: ``abs'(0) = 0``, and clip passes the gradient on at its bounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tinygrad_llm.ops.samples import apart, broadcast_shape, normal
 
 @op
 def abs(x):  # Python's own abs is not used in this file
-    """``y = |x|``. Saves x. Gradient: ``dx = dy sign(x)``, which is 0 at the kink x = 0."""
+    """``y = |x|``. Saves x. Gradient: ``dx = dy sign(x)``, which is 0 at the kink ``x = 0``."""
 
     def vjp(dy):
         return dy * np.sign(x)

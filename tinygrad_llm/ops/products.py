@@ -300,7 +300,7 @@ def einsum_reference(*xs, subscripts):
     Two cases need a word. A letter that only this operand has (or only this one at its full size) was summed away,
     ``sum_i a_i = sum_i a_i 1_i``: so a vector of ones is its other factor. A letter that it has twice reads its
     diagonal, so the gradient is written to the diagonal of zeros. Cost: NumPy's einsum in an optimised order, through
-    BLAS where two operands make a plain matrix product; in a hot loop write matmul, which always is one. Source, for
+    BLAS where two operands make a plain matrix product; in a hot loop write `matmul`, which always is one. Source, for
     derivatives in this notation: Laue, Mitterreiter, Giesen 2018, "Computing higher order derivatives of matrix and
     tensor expressions".
     """

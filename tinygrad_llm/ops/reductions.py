@@ -1,6 +1,6 @@
 """Reductions: sum, mean, max, over one axis (int), several (tuple) or all (None). Negative axes count from the end.
 
-Letters: ``z`` is the result, one entry z_k for each group k of entries of x that are reduced together.
+Letters: ``z`` is the result, one entry ``z_k`` for each group k of entries of x that are reduced together.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _(rng, shape=(3, 2, 2)):
 def mean(x, axis=None, keepdims=False):
     """``z_k = sum_(j in k) x_j / N`` over `axis`: the mean of each group k of N entries. Saves only the shape of x.
 
-    Gradient: ``dx = dy / N``, repeated as for `sum`. Without entries (N = 0) the mean would be 0/0: a ValueError.
+    Gradient: ``dx = dy / N``, repeated as for `sum`. Without entries (``N = 0``) the mean would be 0/0: a ValueError.
     """
     shape, n = np.shape(x), group_size("mean", x, axis)
 

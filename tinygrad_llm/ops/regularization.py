@@ -15,13 +15,13 @@ def dropout(x, p, key):
 
     The mask comes from the stream ``random.stream(key, "dropout")``: the same key (a whole number) and shape give the
     same mask, so that a recomputed layer drops what it dropped before. A module draws a fresh key for each call. Saves
-    the mask, with the factor 1/(1 - p) already in it. y is linear in x, so the gradient passes the same mask::
+    the mask, with the factor ``1/(1 - p)`` already in it. y is linear in x, so the gradient passes the same mask::
 
         dx = dy m / (1 - p)
 
-    p = 0 is the identity; p outside [0, 1) is a ValueError (at p = 1 the factor would be infinite). Cost: one random
-    number per element and a multiplication each way. Source: Srivastava et al. 2014, JMLR 15, with the scaling moved
-    from test to training time ("inverted").
+    ``p = 0`` is the identity; p outside [0, 1) is a ValueError (at ``p = 1`` the factor would be infinite). Cost: one
+    random number per element and a multiplication each way. Source: Srivastava et al. 2014, JMLR 15, with the scaling
+    moved from test to training time ("inverted").
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p={p} is not a probability in [0, 1)")

@@ -62,15 +62,15 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
 
         scores_ts = scale q_t . k_s       p_ts = exp(scores_ts) / sum_r exp(scores_tr)       y_t = sum_s p_ts v_s
 
-    `scale` is 1/sqrt(D) unless given: then scores of random q and k have variance 1, whatever D is. H may be a multiple
-    of Hkv (grouped queries, Ainslie et al. 2023, arXiv:2305.13245): G = H/Hkv query heads in a row share a key head.
-    They are handled as one head with G T queries, so that k and v are never repeated.
+    `scale` is ``1/sqrt(D)`` unless given: then scores of random q and k have variance 1, whatever D is. H may be a
+    multiple of Hkv (grouped queries, Ainslie et al. 2023, arXiv:2305.13245): ``G = H/Hkv`` query heads in a row share a
+    key head. They are handled as one head with G T queries, so that k and v are never repeated.
 
-    causal: query t sees the keys ``s <= S - T + t``. Both sequences end together, so T new queries can follow S - T
+    causal: query t sees the keys ``s <= S - T + t``. Both sequences end together, so T new queries can follow ``S - T``
     keys in a cache. mask: a boolean array that broadcasts to (B, H, T, S), True where the query may attend (key padding
     is (B, 1, 1, S)); or a floating-point one, which is added to the scores and receives no gradient. What is forbidden
-    gets the score -inf, and so exactly p = 0. A query that may see nothing, because of the mask or because T > S, has
-    y = 0, and zero gradients.
+    gets the score -inf, and so exactly ``p = 0``. A query that may see nothing, because of the mask or because
+    ``T > S``, has ``y = 0``, and zero gradients.
 
     Saves q times scale, k, v, y and the probabilities p (B, H, T, S), not the scores. With ``dy`` the cotangent of y::
 

@@ -5,8 +5,8 @@ All three subtract the row's largest entry before exponentiating. That changes n
 so nothing overflows, and one of them is 0, so the sum is at least 1 and its log is harmless.
 
 An entry may be -inf (masked): its exponential is 0. A row may be fully masked, or have no entries: its sum of
-exponentials is 0, so logsumexp is -inf; its softmax is taken to be 0 (not 0/0), its log_softmax -inf, and all gradients
-0. An entry +inf is not supported (inf - inf is NaN; NumPy warns).
+exponentials is 0, so `logsumexp` is -inf; its `softmax` is taken to be 0 (not 0/0), its `log_softmax` -inf, and all
+gradients 0. An entry +inf is not supported (inf - inf is NaN; NumPy warns).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def _(rng, shape=(2, 3, 2)):
 def softmax(x, axis=-1):
     """``p_i = e^(x_i) / sum_k e^(x_k)`` along `axis`. Saves p only.
 
-    Gradient: ``dx = p (dy - sum(dy p))``. The sum is what each x_j loses because the row must still add up to 1: a dy
-    that is constant along the row gives 0. Numerics and masked rows: see the file's docstring.
+    Gradient: ``dx = p (dy - sum(dy p))``. The sum is what each ``x_j`` loses because the row must still add up to 1: a
+    dy that is constant along the row gives 0. Numerics and masked rows: see the file's docstring.
     """
     e = np.exp(shifted(x, axis)[0])
     p = e / one_if_zero(e.sum(axis=axis, keepdims=True))
@@ -128,8 +128,8 @@ def _(rng, shape=(2, 3, 2)):
 def log_softmax(x, axis=-1):
     """``y_i = x_i - log sum_k e^(x_k)`` along `axis`. Saves y, and which rows are fully masked.
 
-    Gradient: ``dx = dy - e^y sum(dy)``; e^y is the softmax. Unlike ``log(softmax(x))``, which gives -inf as soon as an
-    exponential underflows, y is accurate for all logits. Numerics and masked rows: see the file's docstring.
+    Gradient: ``dx = dy - e^y sum(dy)``; ``e^y`` is the softmax. Unlike ``log(softmax(x))``, which gives -inf as soon as
+    an exponential underflows, y is accurate for all logits. Numerics and masked rows: see the file's docstring.
     """
     below, _ = shifted(x, axis)
     s = np.exp(below).sum(axis=axis, keepdims=True)

@@ -1,6 +1,7 @@
 """Studying gradients: from a number back to the algebra behind it."""
 
+from tinygrad_llm.study.derivations import derive
 from tinygrad_llm.study.reasons import why
 from tinygrad_llm.study.rungs import ladder
 
-__all__ = ["ladder", "why"]
+__all__ = ["derive", "ladder", "why"]

@@ -24,6 +24,7 @@ from tinygrad_llm.study.typesetting import mathml, terminal
 
 _CODE = re.compile(r"[\"'][\w.,> -]*[\"']|[@:]|[A-Za-z]\.[A-Za-z]")
 _DOCUMENTED = re.compile(r"``(?P<formula>.+?)``|`(?P<name>[^`]+)`|arXiv:(?P<paper>\d{4}\.\d{4,5})", re.DOTALL)
+_LEAD = re.compile(r"``(.+?)``[,.:;]?\s*", re.DOTALL)
 _BLOCK_GAP = re.compile(r",?\s{2,}")
 
 
@@ -75,9 +76,15 @@ def _plain(span: str) -> str:
 # Docstrings
 
 
-def docstring_html(doc: str, links: Mapping[str, str] | None = None) -> Markup:
-    """A docstring as paragraphs and displayed formulas; names in `links` (name to address) become links."""
+def docstring_html(doc: str, links: Mapping[str, str] | None = None, lead: bool = False) -> Markup:
+    """A docstring as paragraphs and displayed formulas; names in `links` (name to address) become links.
+
+    With `lead`, the formula with which the docstring begins stands by itself above the text.
+    """
     parts = []
+    if lead and (match := _LEAD.match(inspect.cleandoc(doc))) and not is_code(match[1]):
+        parts.append(Markup('<div class="lead-formula">{}</div>').format(mathml(" ".join(match[1].split()), True)))
+        doc = inspect.cleandoc(doc)[match.end() :]
     for block, text in _paragraphs(doc):
         if not block:
             parts.append(Markup("<p>{}</p>").format(_prose(text, links or {})))
@@ -93,7 +100,7 @@ def plain_docstring(doc: str) -> str:
     parts = []
     for block, text in _paragraphs(doc):
         if block:
-            parts.append("    " + "     ".join(map(_plain, _BLOCK_GAP.split(text))))
+            parts.append("\n".join("    " + _plain(span) for span in _BLOCK_GAP.split(text)))
         else:
             parts.append(
                 " ".join(

@@ -141,7 +141,7 @@ class Latex(House):
         text = tree.text
         if text in ("inf", "sum", "...") or text in FUNCTIONS:
             known = {"inf": r"\infty", "sum": BIG, "...": r"\ldots"}
-            return known.get(text, rf"\operatorname{{{text}}}")
+            return known.get(text, rf"\text{{{text}}}")
         if text in GREEK:
             return r"\varepsilon" if text == "eps" else f"\\{text}"
         if len(text) == 1:
@@ -193,6 +193,13 @@ class Latex(House):
         """Without the brackets that a fraction's bar makes unnecessary."""
         bracketed = isinstance(tree, Group) and tree.opening == "(" and len(tree.items) == 1
         return self.write(tree.items[0] if isinstance(tree, Group) and bracketed else tree)
+
+    def signed(self, tree: Signed) -> str:
+        if not tree.signs[0]:
+            return super().signed(tree)
+        # in braces the sign is a prefix; else, as in ``y = -x``, it would be spaced like a difference
+        first = f"{{{tree.signs[0]}{self.write(tree.terms[0])}}}"
+        return first + "".join(f" {s} {self.write(t)}" for s, t in zip(tree.signs[1:], tree.terms[1:], strict=True))
 
     def relation(self, tree: Relation) -> str:
         signs = {"<=": r"\le ", ">=": r"\ge ", "in": r"\in "}

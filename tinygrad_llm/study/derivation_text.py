@@ -1,0 +1,102 @@
+"""A derivation in the terminal."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator
+
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.syntax import Syntax
+from rich.text import Text
+
+from tinygrad_llm.checking import Step
+from tinygrad_llm.study.derivations import TOLERANCE, Derivation, GradientSteps
+from tinygrad_llm.study.notation import plain_docstring, plain_sentence, source_of
+from tinygrad_llm.study.numbers import plain_numbers
+from tinygrad_llm.study.page import shape_text
+
+WIDTH = 100  # of text that does not go to a terminal
+
+
+def as_text(derivation: Derivation) -> str:
+    """The derivation as plain text."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    console.print(derivation)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().rstrip()
+
+
+def as_lines(derivation: Derivation, width: int) -> Iterator[RenderableType]:
+    """The parts of the derivation, from the top, no wider than `width`."""
+    yield Text(derivation.operation.name, "bold")
+    yield _paragraphs(plain_docstring(derivation.operation.__doc__ or ""), width)
+    yield _heading("The numbers")
+    for note in derivation.notes:
+        yield Text(note, "dim")
+    for name, value in derivation.named_inputs:
+        yield from _named(name, value, width, derivation.exact)
+    for name, value in derivation.options.items():
+        if isinstance(value, np.ndarray):
+            yield from _named(name, value, width, derivation.exact)
+    yield from _named(derivation.call, derivation.value, width)
+    yield from _named("dy", derivation.dy, width, derivation.exact)
+    for gradient in derivation.gradients:
+        yield _heading(f"The gradient of {gradient.input}")
+        for number, step in enumerate(gradient.steps, 1):
+            yield from _step(gradient, number, step, width)
+    yield _heading("The lines of vjp")
+    yield Syntax(source_of(derivation.vjp), "python", theme="ansi_dark", background_color="default", word_wrap=False)
+
+
+def agreement(step: Step) -> str:
+    """How a step compares with the one before."""
+    if step.change <= TOLERANCE:
+        same = "exactly" if step.change == 0 else f"within {step.change:.1e}"
+        return f"equal to the step before {same}"
+    return f"differs from the step before by {step.change:.1e}"
+
+
+def reason(step: Step) -> str:
+    """The sentence of a step; the last one of a derivation stands for the code."""
+    return "this is what the lines of `vjp` compute" if step.why == "the vjp" else step.why
+
+
+def _step(gradient: GradientSteps, number: int, step: Step, width: int) -> Iterator[RenderableType]:
+    prefix = f"{number}. "
+    sentence = textwrap.fill(plain_sentence(reason(step)), max(width - len(prefix), 20))
+    yield Text(prefix, "bold cyan").append(textwrap.indent(sentence, " " * len(prefix)).lstrip(), "default")
+    several = isinstance(step.value, tuple)
+    for i, value in enumerate(step.value if several else (step.value,)):
+        label = f"{gradient.input}[{i}]\n" if several else ""
+        yield _indented(label + plain_numbers(np.asarray(value), width - 4))
+    if number > 1:
+        yield _indented(agreement(step), "green" if step.change <= TOLERANCE else "bold red")
+    yield Text()
+
+
+def _named(name: str, value: object, width: int, exact: bool = False) -> Iterator[RenderableType]:
+    if isinstance(value, tuple) and any(isinstance(v, np.ndarray) for v in value):
+        for i, each in enumerate(value):
+            yield from _named(f"{name}[{i}]", each, width, exact)
+        return
+    if not isinstance(value, np.ndarray | np.generic):
+        yield Text(f"{name} = {value!r}")
+        return
+    array = np.asarray(value)
+    yield Text(name, "cyan").append(f"  {shape_text(array)}", "dim")
+    yield _indented(plain_numbers(array, width - 4, exact))
+
+
+def _paragraphs(text: str, width: int) -> Text:
+    parts = [p if p.startswith(" ") else textwrap.fill(p, max(width, 20)) for p in text.split("\n\n")]
+    return Text("\n\n".join(parts))
+
+
+def _heading(text: str) -> RenderableType:
+    return Text("\n").append(text, "bold underline")
+
+
+def _indented(text: str, style: str = "") -> Text:
+    return Text(textwrap.indent(text, "    "), style, no_wrap=True, overflow="ignore")
