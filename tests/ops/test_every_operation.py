@@ -3,6 +3,7 @@
 A new operation enters it by being registered; it needs a sample and a derivation of each differentiable input.
 """
 
+import inspect
 import zlib
 
 import numpy as np
@@ -79,6 +80,17 @@ def test_has_sample_and_derivations(name):
             if gradient is not None:
                 parameter = operation.parameters[min(position, len(operation.parameters) - 1)]
                 assert parameter in operation.derivations, f"{name} has no derivation of {parameter}"
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_derivations_have_the_defaults_of_their_operation(name):
+    operation = tg.registry[name]
+    expected = inspect.signature(operation.reference).parameters
+    for parameter, derivation in operation.derivations.items():
+        found = inspect.signature(derivation).parameters
+        assert found.keys() == {*expected, "dy"}, parameter
+        for option, described in expected.items():
+            assert found[option].default in (described.default, inspect.Parameter.empty), f"d{parameter}: {option}"
 
 
 def differentiable(operation, inputs, options):

@@ -62,8 +62,8 @@ def test_what_the_norms_do_not_see(rng):
     np.testing.assert_allclose((t.grad * x).sum(-1), 0, atol=1e-13)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, -1e4])
-def test_a_constant_row_gives_the_bias(value):
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e4, 0.1, 1e4 + 0.1])
+def test_a_constant_row_gives_the_bias_to_the_last_bit(value):
     x, bias = leaf(np.full((2, 4), value)), np.array([1.0, 2, 3, 4])
     y = layer_norm(x, np.full(4, 5.0), bias)
     np.testing.assert_array_equal(y.data, np.stack([bias, bias]))
@@ -113,3 +113,12 @@ def test_names_what_does_not_fit():
         layer_norm(x, np.ones(4), np.ones(3))
     with pytest.raises(ValueError, match=r"rms_norm: .* needs a gain of shape \(C,\), not \(1,\)"):
         rms_norm(x, np.ones(1))
+    with pytest.raises(ValueError, match=r"layer_norm: .* needs a gain of shape \(C,\), not \(5,\)"):
+        layer_norm(x, np.ones(5), np.ones(4))
+    with pytest.raises(ValueError, match=r"rms_norm: x \(\) needs a gain of shape \(C,\), not \(\)"):
+        rms_norm(np.ones(()), np.ones(()))
+
+
+def test_a_single_row_needs_no_batch():
+    np.testing.assert_array_equal(layer_norm(np.array([1.0, -1.0]), np.ones(2), np.zeros(2), eps=0.0).data, [1, -1])
+    np.testing.assert_array_equal(rms_norm(np.array([2.0, -2.0]), np.ones(2), eps=0.0).data, [1, -1])
