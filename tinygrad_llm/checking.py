@@ -115,7 +115,7 @@ def gradcheck(
     function jumps, is noisy, or draws random numbers), nothing was checked: the report is false, but says "undecided".
     """
     values = [np.asarray(a.data if isinstance(a, Tensor) else a) for a in arrays]
-    values = [a.astype(np.float64) if a.dtype.kind == "f" else a for a in values]
+    values = [a.astype(np.float64, copy=False) if a.dtype.kind == "f" else a for a in values]
     call = as_tensor_function(function, values, options)
     if names is None:
         names = call.parameters[: len(values)] if isinstance(call, Operation) and not call.variadic else ()

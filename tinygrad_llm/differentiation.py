@@ -66,10 +66,10 @@ def _tensors(result: Any) -> tuple[Tensor, ...]:
 
 
 def _frozen(array: Array) -> Array:
-    """A read-only copy."""
-    copy = np.array(array)
-    copy.flags.writeable = False
-    return copy
+    """A read-only view, in the same memory layout."""
+    view = np.asarray(array).view()  # arithmetic on arrays without axes gives scalars
+    view.flags.writeable = False
+    return view
 
 
 @dataclass(frozen=True)

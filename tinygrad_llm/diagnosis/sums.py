@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from tinygrad_llm.diagnosis.evidence import Diagnosis, Evidence
@@ -96,20 +94,21 @@ def missing_direction(e: Evidence) -> Diagnosis | None:
     """J - G = c u along an axis, with u known: ones (a missing mean), or x, xhat, y or p (a missing projection)."""
     for axis in e.long_axes():
         error, right = e.along(e.error, axis), e.along(e.right, axis)
-        directions = _directions(e, axis)
-        for cause, names in _subsets(list(directions)):
-            known = [directions[name] for name in names]
-            enough = np.count_nonzero(np.abs(error).max(2) > e.floor) * (error.shape[2] - len(names)) >= 2
-            if enough and _inside(e, error, known) and not _inside(e, right, known):
-                where = e.axis_name(axis)
-                return Diagnosis(cause, _missing_text(cause, names, where, e), _missing_evidence(e, axis, names))
+        constant, *others = _directions(e, axis).items()
+        for cause, candidates in (
+            ("missing_mean", [[constant]]),
+            ("missing_projection", [[other] for other in others]),
+            ("missing_mean_and_projection", [[constant, other] for other in others]),
+        ):
+            fitting = []
+            for candidate in candidates:
+                known = [u for _, u in candidate]
+                enough = np.count_nonzero(np.abs(error).max(2) > e.floor) * (error.shape[2] - len(known)) >= 2
+                if enough and _inside(e, error, known) and not _inside(e, right, known):
+                    fitting.append(candidate[-1][0])
+            if fitting:
+                return _missing(e, cause, " or ".join(fitting), axis)
     return None
-
-
-def _subsets(names: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    yield "missing_mean", ("a constant",)
-    yield from (("missing_projection", (name,)) for name in names[1:])
-    yield from (("missing_mean_and_projection", ("a constant", name)) for name in names[1:])
 
 
 def _directions(e: Evidence, axis: int) -> dict[str, Array]:
@@ -132,21 +131,22 @@ def _inside(e: Evidence, lines: Array, known: list[Array]) -> bool:
     return bool(e.near(lines, projected).all())
 
 
-def _missing_text(cause: str, names: tuple[str, ...], where: str, e: Evidence) -> str:
-    if cause == "missing_mean":
-        return f"the mean over {where} is not subtracted, or with a wrong factor: subtract the mean of what remains"
+def _missing(e: Evidence, cause: str, direction: str, axis: int) -> Diagnosis:
+    where = e.axis_name(axis)
+    mean = f"the mean over {where} is not subtracted, or with a wrong factor"
     projection = (
-        f"the term along {names[-1]} ({where}) is missing or has a wrong factor: subtract {names[-1]} times a sum "
-        "(or mean) of dy times it"
+        f"the term along {direction} ({where}) is missing or has a wrong factor: the vjp needs one that is {direction} "
+        "times a sum (or mean) of dy times something"
     )
-    return projection if cause == "missing_projection" else f"the mean over {where} is not subtracted, and {projection}"
-
-
-def _missing_evidence(e: Evidence, axis: int, names: tuple[str, ...]) -> str:
+    text = {"missing_mean": mean, "missing_projection": projection}.get(cause, f"{mean}; and {projection}")
     hidden = e.units and (np.abs(e.error.sum(0)) <= 100 * e.floor).all()
-    what = "constant" if names == ("a constant",) else f"{' plus '.join(names)} times a number"
-    return f"along {e.axis_name(axis)}, tape minus numeric is {what} in all {e.error.shape[0]} cotangents" + (
-        "; it is 0 for a constant cotangent, which would have hidden this" if hidden else ""
+    is_what = {"missing_mean": "constant", "missing_projection": f"{direction} times a number"}
+    return Diagnosis(
+        cause,
+        text,
+        f"along {where}, tape minus numeric is {is_what.get(cause, f'a constant plus {direction} times a number')}, in "
+        f"all {len(e.error)} cotangents"
+        + ("; it is 0 for a constant cotangent, which would have hidden this" if hidden else ""),
     )
 
 
