@@ -247,6 +247,12 @@ def test_too_large_a_shape_is_refused_before_anything_is_drawn(monkeypatch):
     ladder("exp", (1000,), repeats=1)
     with pytest.raises(MemoryError, match=r"exp: arrays of 1,001 entries .* choose a smaller --shape"):
         ladder("exp", (1001,), repeats=1)
+    drawn = []
+    operation = Operation(lambda x: (x, lambda dy: dy), "own")
+    operation.sample(lambda rng, shape: drawn.append(shape) or ((np.ones(shape),), {}))
+    with pytest.raises(MemoryError):
+        ladder(operation, (1001,), repeats=1)
+    assert not drawn
     monkeypatch.setattr(workloads, "available_memory", lambda: None)
     ladder("exp", (1001,), repeats=1)
 
@@ -350,6 +356,10 @@ def test_the_number_of_repeats_follows_the_time(monkeypatch):
     monkeypatch.setattr(rungs, "SECONDS", 1e9)
     monkeypatch.setattr(rungs, "MOST", 7)
     assert ladder("exp", (2, 2)).repeats == 7
+    clock = iter(range(10**6))
+    monkeypatch.setattr(rungs.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(rungs, "SECONDS", 30.0)
+    assert ladder(own(derivation=False)).repeats == 6  # the clock is read 5 times after the start of the first round
 
 
 def test_a_large_jacobian_is_left_out(monkeypatch):
@@ -458,6 +468,12 @@ def test_the_picture_has_the_numbers(shown):
     assert "the machine's limit, 1.40 ms" in texts
     assert "gradient error 9 ε   ·   saves 2.00 kB, 1.00 kB of it beyond in- and outputs   ·   5 nodes" in texts
     assert axes.get_xlabel().startswith("milliseconds: medians of 4")
+    fast = ladder_report.Ladder(**{**vars(shown), "machine": Machine(1e12, 1e12, 1, "fast")})
+    assert draw(fast).axes[0].get_xlabel().startswith("milliseconds")
+    slow = ladder_report.Ladder(**{**vars(shown), "machine": Machine(1.0, 1.0, 1, "slow")})
+    axes = draw(slow).axes[0]
+    assert axes.get_xlabel().startswith("seconds")
+    assert axes.get_xlim()[1] > 1400
 
 
 def test_nothing_to_move_can_be_drawn():
@@ -510,14 +526,16 @@ def test_digits(number, text):
 
 
 def test_units():
+    assert ladder_report.span_text(ladder_report.Times(5e-4, 2e-3, 3e-3)) == "0.500 to 3.00"
     assert [ladder_report.time_text(t) for t in (2, 1e-3, 5e-5, 3e-8, 0, math.nan)] == [
         *("2.00 s", "1.00 ms", "50.0 µs", "30.0 ns", "0 ns", "")
     ]
     assert [ladder_report.size_text(n) for n in (12, 999, 1000, 2.5e6, 3e9, 1.7e13)] == [
         *("12 B", "999 B", "1.00 kB", "2.50 MB", "3.00 GB", "17.0 TB")
     ]
-    assert [ladder_report.error_text(e) for e in (0.0, 0.456, 12.3, 838861, math.inf, math.nan)] == [
-        *("0 ε", "0.46 ε", "12 ε", "838,861 ε", "inf ε", "")
+    assert [ladder_report.count_text(n) for n in (12, 3.4e6)] == ["12 FLOP", "3.40 MFLOP"]
+    assert [ladder_report.error_text(e) for e in (0.0, 1e-9, 0.456, 12.3, 838861, math.inf, math.nan)] == [
+        *("0 ε", "< 0.01 ε", "0.46 ε", "12 ε", "838,861 ε", "inf ε", "")
     ]
     assert [ladder_report.percent_text(s) for s in (0.0, 0.00123, 0.0456, 0.25, 1.5, math.nan)] == [
         *("0 %", "0.12 %", "4.6 %", "25 %", "150 %", "")

@@ -97,7 +97,8 @@ def facts(rung: Rung) -> str:
 def _dress(axes: Axes, ladder: Ladder) -> None:
     axes.set_yticks(range(len(ladder.rungs)), [rung.name for rung in ladder.rungs], fontsize=11.5)
     axes.xaxis.label.set_color(COLOURS["soft"])
-    axes.set_title(ladder.call, loc="left", fontsize=13, fontweight="bold", pad=26)
+    size = min(13.0, 1000 / len(ladder.call))  # the title is one line
+    axes.set_title(ladder.call, loc="left", fontsize=size, fontweight="bold", pad=26)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.tick_params(axis="x", colors=COLOURS["soft"], length=0)
     axes.tick_params(axis="y", colors=COLOURS["ink"], length=0)

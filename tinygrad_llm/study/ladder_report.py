@@ -81,7 +81,7 @@ class Ladder:
         least = f"{size_text(self.moved)} of memory moved once, {time_text(moved)}"
         if not self.products:
             return least
-        return f"{self.products / 1e9:.2f} GFLOP of matrix products, {time_text(products)}; {least}"
+        return f"{count_text(self.products)} of matrix products, {time_text(products)}; {least}"
 
     # -- as text -------------------------------------------------------------------------------------------------------
     def rows(self) -> list[tuple[str, ...]]:
@@ -115,16 +115,16 @@ class Ladder:
         ]
 
     def __rich__(self) -> RenderableType:
-        table = Table(title=self.call, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("", no_wrap=True)
         for rung in self.rungs:
             table.add_column(rung.name, justify="right", no_wrap=True)
         for row in self.rows():
             table.add_row(*row)
-        return Group(table, *(Text(remark, style="dim") for remark in self.remarks()))
+        return Group(Text(self.call, style="bold"), table, *(Text(remark, style="dim") for remark in self.remarks()))
 
     def __str__(self) -> str:
-        console = Console(width=140, color_system=None)
+        console = Console(width=110, color_system=None)
         with console.capture() as captured:
             console.print(self)
         return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip()
@@ -159,8 +159,8 @@ _STYLE = """
 _TEMPLATE = """
 <div class="ladder">
 <h3><code>{{ ladder.call }}</code></h3>
-<div class="scroll">{{ picture }}</div>
-<div class="scroll"><table>
+<div class="scroll" tabindex="0" role="region" aria-label="times">{{ picture }}</div>
+<div class="scroll" tabindex="0" role="region" aria-label="table"><table>
 <tr><td></td>{% for rung in ladder.rungs %}<th scope="col">{{ rung.name }}</th>{% endfor %}</tr>
 {% for row in ladder.rows() %}
 <tr><th scope="row"{% if row[0].startswith(" ") %} class="detail"{% endif %}>{{ row[0].strip() }}</th>
@@ -209,16 +209,27 @@ def span_text(times: Times) -> str:
 
 def size_text(size: float) -> str:
     """Bytes in decimal units."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= factor:
-            return f"{digits(size / factor)} {unit}"
-    return f"{size:.0f} B"
+    return _scaled(size, "B")
+
+
+def count_text(operations: float) -> str:
+    """Floating-point operations in decimal units."""
+    return _scaled(operations, "FLOP")
+
+
+def _scaled(number: float, unit: str) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{digits(number / factor)} {prefix}{unit}"
+    return f"{number:.0f} {unit}"
 
 
 def error_text(error: float) -> str:
     """An error in units of epsilon; empty for NaN."""
     if math.isnan(error):
         return ""
+    if 0 < error < 0.01:
+        return "< 0.01 ε"
     return f"{error:.2g} ε" if error < 99.5 else f"{digits(error)} ε"
 
 
