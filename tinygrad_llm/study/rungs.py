@@ -69,10 +69,12 @@ def ladder(
     console = Console(stderr=True)
     with counting(console, f"measuring {operation.name}") as progress, _quiet_collector():
         machine = measure_machine()
-        start = time.perf_counter()
         with fitting(operation, case.shape):
-            studied = [runner.run(case, study=True) for runner in runners]
+            studied = [runner.run(case, study=True) for runner in runners]  # and kernels are compiled
         if repeats is None:
+            start = time.perf_counter()
+            for runner in runners:
+                runner.run(case)
             repeats = int(np.clip(SECONDS / (time.perf_counter() - start), FEWEST, MOST))
         times: list[list[tuple[float, float]]] = [[] for _ in runners]
         for number in range(repeats):
