@@ -61,7 +61,7 @@ class Graph:
     """
 
     def __init__(self, outputs: Sequence[tuple[Node, Sequence[Array | None]]], names: Mapping[str, Any]) -> None:
-        self.nodes = sorted(_reachable([node for node, _ in outputs]), key=lambda node: node.order)
+        self.nodes = sorted(reachable([node for node, _ in outputs]), key=lambda node: node.order)
         self.outputs = [node for node, _ in outputs]
         self.values: dict[Key, Value] = {}
         self.cotangents: dict[int, list[Array | None]] = {n.order: [None] * len(n.outputs) for n in self.nodes}
@@ -153,7 +153,7 @@ def _start(node: Node, output: int) -> tuple[Node, list[Array | None]]:
     return node, [np.ones(shape, dtype) if n == output else None for n in range(len(node.outputs))]
 
 
-def _reachable(nodes: Sequence[Node]) -> Iterator[Node]:
+def reachable(nodes: Sequence[Node]) -> Iterator[Node]:
     """Every node from these backwards, once."""
     stack, seen = list(nodes), set()
     while stack:
@@ -166,7 +166,7 @@ def _reachable(nodes: Sequence[Node]) -> Iterator[Node]:
 
 
 def _leaves(node: Node) -> list[Tensor]:
-    return [e.target for n in _reachable([node]) for e in n.edges if isinstance(e.target, Tensor)]
+    return [e.target for n in reachable([node]) for e in n.edges if isinstance(e.target, Tensor)]
 
 
 def key_of(edge: Edge) -> Key:

@@ -1,0 +1,122 @@
+"""`explore`: the gradient explorer, one HTML file with a whole graph, its values, its gradients and their algebra.
+
+The page's own sources are in ``assets/``; here they are put together with the graph's data (see `anatomy.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from tinygrad_llm.files import atomic_write
+from tinygrad_llm.study.anatomy import anatomy
+from tinygrad_llm.study.graph import Graph, graph_of, reachable
+from tinygrad_llm.study.lookup import refuse_existing
+from tinygrad_llm.study.page import STYLE, templates
+from tinygrad_llm.tensor import Tensor
+
+OPERATIONS = 5000
+"""How many operations a graph may have to be drawn."""
+
+SCRIPTS = ("numbers", "layout", "heatmap", "graph", "panel", "why", "attention", "story", "explorer")
+"""The parts of the page's script, in the order in which they stand in it."""
+
+
+@dataclass(frozen=True, repr=False)
+class Explorer:
+    """The page: `html` is all of it, `operations` and `leaves` say how much it shows."""
+
+    html: str
+    operations: int
+    leaves: int
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> Path:
+        """Write the page to `path`, which must not exist unless `force` is given."""
+        file = refuse_existing(path, force)
+        atomic_write(file, self.html.encode("utf-8"))
+        return file
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe title="gradient explorer" srcdoc="{escape(self.html)}" '
+            'style="width: 100%; height: 760px; border: 1px solid #8886; border-radius: 8px"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return f"<Explorer: {self.operations:,} operations, {self.leaves:,} leaves; save(path) writes it as one page>"
+
+
+def explore(
+    loss: Tensor,
+    path: str | os.PathLike[str] | None = None,
+    names: Mapping[str, Any] | None = None,
+    words: Sequence[str] = (),
+    title: str = "Gradient explorer",
+    force: bool = False,
+) -> Explorer:
+    """The graph behind `loss` as a page to walk through, before or after ``loss.backward()``.
+
+    `names` (variable names to Tensors or Modules) default to the caller's variables; `words` are the vocabulary's
+    tokens by id, if the ids are to be shown as words. With `path`, the page is also written there (see
+    `Explorer.save`).
+
+    Modules appear as groups if the forward pass ran inside ``with tg.keep_graph():``. Raises ValueError for a Tensor
+    without a graph, one that was too large to be remembered, or one of more than `OPERATIONS` operations.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"explore: expected the Tensor whose gradients are wanted, not {type(loss).__name__}")
+    if path is not None:
+        refuse_existing(path, force)
+    if names is None:
+        frame = sys._getframe(1)
+        names = {**frame.f_globals, **frame.f_locals}
+    _check_size(loss)
+    graph = graph_of(loss, names)
+    leaves = sum(value.node is None for value in graph.values.values())
+    explorer = Explorer(render(graph, words, title), len(graph.nodes), leaves)
+    if path is not None:
+        explorer.save(path, force)
+    return explorer
+
+
+def _check_size(loss: Tensor) -> None:
+    """Refuse a graph that is too large before its gradients are computed."""
+    count = sum(1 for _ in reachable([loss.node])) if loss.node is not None else 0
+    if count > OPERATIONS:
+        raise ValueError(
+            f"explore: the graph has {count:,} operations, and at most {OPERATIONS:,} can be drawn; explore a smaller "
+            "model, fewer layers or a shorter sequence, or the gradient of a part of it"
+        )
+
+
+def render(graph: Graph, words: Sequence[str], title: str) -> str:
+    """The whole page."""
+    script = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
+    return (
+        templates()
+        .from_string(_asset("explorer.html"))
+        .render(
+            title=title,
+            style=Markup(STYLE + _asset("explorer.css")),
+            script=Markup(f'(() => {{\n"use strict";\n{script}\n}})();'),
+            data=_json(anatomy(graph, words, title)),
+        )
+    )
+
+
+def _asset(name: str) -> str:
+    return importlib.resources.files("tinygrad_llm.study").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _json(data: dict[str, Any]) -> Markup:
+    """JSON that can stand inside a script element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
