@@ -10,7 +10,7 @@ from tinygrad_llm.study.machine import Machine
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    monkeypatch.setattr(rungs, "measure_machine", lambda: Machine(1e9, 1e9, 1, "test"))
+    monkeypatch.setattr(rungs, "measure_machine", lambda seconds: Machine(1e9, 1e9, 1, "test"))
 
 
 def call(capsys, *arguments):

@@ -25,7 +25,7 @@ EPS = float(np.finfo(np.float32).eps)
 def machine(monkeypatch):
     """A machine of round numbers, which takes no time to measure."""
     known = Machine(gemm=1e9, bandwidth=1e6, threads=1, processor="test")
-    monkeypatch.setattr(rungs, "measure_machine", lambda: known)
+    monkeypatch.setattr(rungs, "measure_machine", lambda seconds: known)
     return known
 
 
@@ -327,6 +327,12 @@ def test_the_limit_and_the_share(machine):
     closed = found.rungs[-1]
     assert found.share(closed) == found.limit / closed.total
     assert math.isnan(found.share(found.rungs[1]))
+
+
+def test_the_better_of_two_measurements_of_the_machine_counts(monkeypatch):
+    measured = iter([Machine(1e9, 5e6, 1, "before"), Machine(3e9, 2e6, 1, "after")])
+    monkeypatch.setattr(rungs, "measure_machine", lambda seconds: next(measured))
+    assert ladder("exp", (2,), repeats=1).machine == Machine(3e9, 5e6, 1, "before")
 
 
 def test_medians_and_quartiles(monkeypatch):

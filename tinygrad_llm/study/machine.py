@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,10 @@ class Machine:
         Source: Williams, Waterman, Patterson 2009, "Roofline: an insightful visual performance model".
         """
         return max(operations / self.gemm, moved / self.bandwidth)
+
+    def best(self, other: Machine) -> Machine:
+        """The higher rates of two measurements: what else the machine does can only lower them."""
+        return replace(self, gemm=max(self.gemm, other.gemm), bandwidth=max(self.bandwidth, other.bandwidth))
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"

@@ -57,7 +57,7 @@ def ladder(
     Limit: the larger of two times. The bytes of inputs, outputs, cotangent and gradients, moved once, at the measured
     bandwidth of memory; and the operations of the matrix products at the measured rate of BLAS. A share of 40 % means
     that the limit is 40 % of the measured time, forward and backward together. It can exceed 100 % where arrays stay in
-    the cache, or where nothing is moved (a view).
+    the cache, where nothing is moved (a view), or if the machine was busy just before and after, when it was measured.
 
     Raises UnknownOperation, ValueError for a shape that does not fit, MemoryError for one that is too large.
     """
@@ -68,7 +68,7 @@ def ladder(
     runners, notes = _rungs(case)
     console = Console(stderr=True)
     with counting(console, f"measuring {operation.name}") as progress, _quiet_collector():
-        machine = measure_machine()
+        machine = measure_machine(0.5)
         with fitting(operation, case.shape):
             studied = [runner.run(case, study=True) for runner in runners]  # and kernels are compiled
         if repeats is None:
@@ -82,6 +82,7 @@ def ladder(
                 run = runner.run(case)
                 mine.append((run.forward, run.backward))
             progress(number + 1, repeats)
+        machine = machine.best(measure_machine(0.5))
     rungs = [_summary(case, r.name, s, t) for r, s, t in zip(runners, studied, times, strict=True)]
     return Ladder(case.call(), repeats, machine, case.moved(), case.products(), tuple(rungs), tuple(notes))
 
