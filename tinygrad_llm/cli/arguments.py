@@ -19,8 +19,9 @@ def parse_shape(text: str) -> tuple[int, ...] | None:
     return tuple(map(int, sizes))
 
 
-def _known_operation(_: Any, name: str) -> None:
-    find_operation(name)
+def _known_operation(_: Any, name: str | None) -> None:
+    if name is not None:  # not given, where it may be left out
+        find_operation(name)
 
 
 def _proper_shape(_: Any, text: str) -> None:

@@ -16,6 +16,7 @@ from tinygrad_llm import __version__
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.derive import derive
 from tinygrad_llm.cli.evaluate import evaluate
+from tinygrad_llm.cli.exercise import app as exercise_app
 from tinygrad_llm.cli.explore import explore
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.ladder import ladder
@@ -33,6 +34,7 @@ app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt
 app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
 app.command(derive, help_epilogue="Example: tinygrad-llm derive softmax --shape 2,3")
 app.command(tokenizer_app)
+app.command(exercise_app)
 app.command(ladder, help_epilogue="Example: tinygrad-llm ladder softmax --plot softmax.png")
 app.command(explore, help_epilogue="Example: tinygrad-llm explore --out explorer.html")
 app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weight.grad[3, 5]" --depth 2')

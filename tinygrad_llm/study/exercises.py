@@ -1,0 +1,248 @@
+"""Exercises: write the vjp of an operation yourself, with a check that diagnoses and hints one step at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinygrad_llm.files import atomic_write
+from tinygrad_llm.operation import Operation
+from tinygrad_llm.study.blanking import blanked
+from tinygrad_llm.study.derivations import Derivation
+from tinygrad_llm.study.lookup import UnknownOperation, find_operation, refuse_existing
+from tinygrad_llm.study.notation import first_formula, plain_sentence
+from tinygrad_llm.study.numbers import plain_numbers
+from tinygrad_llm.study.progress import PATH, Progress
+from tinygrad_llm.study.task import gradient_name
+from tinygrad_llm.study.trial import TIME_LIMIT, Missing, Outcome, example, try_out
+
+FOLDER = "exercises"
+_TITLE = re.compile(r'"""Exercise: (\w+)\b')
+WIDTH = 100
+
+_HEAD = '''"""Exercise: {name}. Write its vjp, then run ``tinygrad-llm exercise check`` on this file.
+
+The check says whether the gradients are right, and if not, what is likely wrong. With --hint it gives one more step of
+the derivation each time, with --reveal the library's own lines. A gradient that costs something may be returned as a
+function without arguments. Do not write to dy, to the inputs, or to what forward has computed: all are used again.
+"""'''
+
+_TEST = '''"""Checks {name}.py beside this file with random inputs and cotangents: run pytest here."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tinygrad_llm import registry
+from tinygrad_llm.study.attempt import check_sample
+
+OPERATION = registry["{name}"]  # the library's own, for its samples: small legal arguments
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("sample", range(len(OPERATION.sample)))
+def test_{name}(sample, seed):
+    function = runpy.run_path(str(Path(__file__).with_name("{name}.py")))["{name}"]
+    report = check_sample(OPERATION, function, sample, seed)
+    assert report, f"\\n{{report}}"
+'''
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to an attempt: true if it passed, and readable when printed."""
+
+    passed: bool
+    text: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+
+def exercise(
+    operation: str | Operation, folder: str | os.PathLike[str] = FOLDER, force: bool = False
+) -> tuple[Path, Path]:
+    """Write an operation's exercise and its test into `folder`; return their paths.
+
+    Raises FileExistsError if one of them is there already, unless `force` is given: it may hold the student's work.
+    """
+    operation = find_operation(operation)
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; --dir needs a folder")
+    path, test = folder / f"{operation.name}.py", folder / f"test_{operation.name}.py"
+    progress = Progress(folder)
+    content = {path: exercise_source(operation), test: _TEST.format(name=operation.name)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in content.items():
+        if not (file.is_file() and file.read_bytes() == text.encode()):
+            refuse_existing(file, force)
+    for file, text in content.items():
+        atomic_write(file, text.encode())
+    progress.update(operation.name)
+    return path, test
+
+
+def exercise_source(operation: Operation) -> str:
+    """The exercise's file: the operation as the library has it, but for what tells its gradient."""
+    parts = blanked(operation)
+    return "\n\n".join([_HEAD.format(name=operation.name), parts.imports, "\n" + parts.functions]) + "\n"
+
+
+def check_exercise(path: str | os.PathLike[str], limit: float = TIME_LIMIT) -> Verdict:
+    """Run an exercise against gradcheck, in a process of its own that may take `limit` seconds."""
+    path, operation, progress = _opened(path)
+    outcome = try_out(operation, path, limit=limit)
+    if outcome.passed:
+        progress.update(operation.name, done=True)
+        return Verdict(True, _praise(operation, outcome, progress))
+    if outcome.unwritten:
+        return Verdict(False, f"{operation.name}: {outcome.text}; start with --hint")
+    return Verdict(False, f"{operation.name}: not right yet\n{outcome.text}")
+
+
+def _praise(operation: Operation, outcome: Outcome, progress: Progress) -> str:
+    names = " and ".join(gradient_name(operation, name) for name in operation.derivations)
+    verb = "are" if len(operation.derivations) > 1 or operation.variadic else "is"
+    lines = [f"{operation.name}: passed. {names} {verb} right in {outcome.draws} random draws."]
+    following = progress.next(operation.name)
+    if following is None:
+        return "\n".join([*lines, f"That was the last of the {progress.done} exercises."])
+    folder = progress.path.parent
+    where = "" if folder.name == FOLDER else f" --dir {quoted(folder)}"
+    return "\n".join([*lines, f"Next on the path: tinygrad-llm exercise {following}{where}"])
+
+
+def hint_exercise(path: str | os.PathLike[str], limit: float = TIME_LIMIT) -> Verdict:
+    """The next step of the derivation of the first gradient that is not right yet, beside what the student has."""
+    path, operation, progress = _opened(path)
+    outcome = try_out(operation, path, hint=True, limit=limit)
+    if outcome.passed:
+        return Verdict(True, f"{operation.name}: all gradients are right already; check it without --hint")
+    if not outcome.missing:
+        return Verdict(False, f"{operation.name}: first this\n{outcome.text}")
+    missing = outcome.missing[0]
+    shown = example(operation, missing)
+    steps = shown.gradients[0].steps[:-1]  # the last is the library's vjp
+    hints = progress.state(operation.name).hints
+    key = _derivation_key(operation, missing, shown)
+    number = min(hints.get(key, 0) + 1, len(steps))
+    progress.update(operation.name, hints={**hints, key: number})
+    name = gradient_name(operation, missing.input)
+    sentence = textwrap.fill(plain_sentence(steps[number - 1].why), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines = [f"{name} of {operation.name}, step {number} of {len(steps)}:", sentence, "", *_numbers(shown)]
+    lines += _compared(name, steps[number - 1].value, missing)
+    last = "--hint gives the next step" if number < len(steps) else "that was the last step; --reveal shows the lines"
+    return Verdict(False, "\n".join([*lines, "", f"Write it down, then check; {last}."]))
+
+
+def _derivation_key(operation: Operation, missing: Missing, shown: Derivation) -> str:
+    """The input; with the sample's number where this sample has a derivation of its own (as gelu's two forms have)."""
+    sentences = [step.why for step in shown.gradients[0].steps]
+    for number in range(missing.number):
+        try:
+            other = example(operation, Missing(missing.input, number, None))
+        except ValueError:
+            continue
+        if [step.why for step in other.gradients[0].steps] == sentences:
+            return missing.input if number == 0 else f"{missing.input} {number}"
+    return missing.input if missing.number == 0 else f"{missing.input} {missing.number}"
+
+
+def _numbers(shown: Derivation) -> list[str]:
+    """The example's inputs, options and cotangent."""
+    lines = [f"An example: {shown.call}"]
+    cotangents = shown.dy if isinstance(shown.dy, tuple) else (shown.dy,)
+    names = ["dy"] if len(cotangents) == 1 else [f"dy[{i}]" for i in range(len(cotangents))]
+    arrays = [*shown.named_inputs, *shown.options.items(), *zip(names, cotangents, strict=True)]
+    for name, value in arrays:
+        if isinstance(value, np.ndarray | np.generic):
+            lines += _array(name, np.asarray(value), shown.exact)
+        elif name not in shown.options:
+            lines.append(f"  {name} = {value!r}")
+    return lines
+
+
+def _compared(name: str, right: Any, missing: Missing) -> list[str]:
+    """The gradient by this step, the student's, and the difference."""
+    several = isinstance(right, tuple)
+    lines = ["What this step gives:"]
+    for i, value in enumerate(right if several else (right,)):
+        label = f"{name}[{i}]" if several else name
+        lines += _array(label, value)
+        if missing.mine is not None:
+            mine = np.asarray(missing.mine[i], float).reshape(value.shape)
+            lines += _array(f"your {label}", mine) + _array("yours minus this", mine - value)
+    if missing.mine is None:
+        lines += [f"Yours: {missing.problem}"]
+    return lines
+
+
+def _array(name: str, value: Any, exact: bool = False) -> list[str]:
+    first, *others = plain_numbers(value, WIDTH - len(name) - 5, exact).splitlines()
+    margin = " " * (len(name) + 5)
+    return [f"  {name} = {first}", *((margin + line).rstrip() for line in others)]
+
+
+def reveal_exercise(path: str | os.PathLike[str]) -> str:
+    """The lines of the library's vjp."""
+    path, operation, progress = _opened(path)
+    if not progress.state(operation.name).done:
+        progress.update(operation.name, revealed=True)
+    return blanked(operation).answer
+
+
+def exercise_list(folder: str | os.PathLike[str] = FOLDER) -> str:
+    """The path with a mark for each exercise."""
+    progress = Progress(Path(folder))
+    lines = []
+    for family, names in PATH.items():
+        lines.append(family)
+        for name in names:
+            mark = str(progress.state(name)) if name in progress.states else "open"
+            formula = plain_sentence(f"`{first_formula(find_operation(name).__doc__ or '')}`")
+            lines.append(f"  {name:14}{mark:24}{formula}")
+    total = sum(map(len, PATH.values()))
+    following = progress.next()
+    where = "" if str(folder) == FOLDER else f" --dir {quoted(Path(folder))}"
+    ending = f"Next: tinygrad-llm exercise {following}{where}" if following else "That is all of them."
+    return "\n".join([*lines, "", f"{progress.done} of {total} done. {ending}"])
+
+
+def quoted(path: Path) -> str:
+    """A path as it can be typed."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
+def _opened(path: str | os.PathLike[str]) -> tuple[Path, Operation, Progress]:
+    """(path, its operation, the progress of its folder), or a ValueError if the file is not an exercise."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the file of one exercise, as in {path / 'softmax.py'}")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; write an exercise first, as with: tinygrad-llm exercise softmax")
+    try:
+        title = _TITLE.search(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        title = None
+    if title is None:
+        raise ValueError(
+            f'{path} is not an exercise: none of its lines begins with """Exercise: and an operation\'s name'
+        )
+    try:
+        operation = find_operation(title[1])
+    except UnknownOperation as error:
+        raise ValueError(f"{path}: {error}") from None
+    return path.absolute(), operation, Progress(path.absolute().parent)

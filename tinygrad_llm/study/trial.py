@@ -1,0 +1,202 @@
+"""An attempt tried in a process of its own, with a time limit: it may loop for ever, exit, or crash.
+
+The process runs this module; what it finds comes back as JSON in a file, so that the student's own prints stay theirs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinygrad_llm
+from tinygrad_llm.operation import Operation
+from tinygrad_llm.study.attempt import Attempt, Mistake, Problem, check_sample, describe, load
+from tinygrad_llm.study.derivations import Derivation, derive, draw_cotangent, sample_shape
+from tinygrad_llm.study.lookup import find_operation
+
+TIME_LIMIT = 60.0  # seconds; attention, the slowest check, takes about two
+SEEDS = range(2)
+SMALL = 12  # entries that an example should not exceed, if it can be helped
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An input whose gradient is not right yet, and a small example of that: arguments to `example`."""
+
+    input: str
+    number: int
+    shape: tuple[int, ...] | None
+    mine: list[Any] | None = None
+    """The student's gradient as nested lists, one for each array; None if there is none."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an attempt."""
+
+    passed: bool = False
+    unwritten: bool = False
+    text: str = ""
+    """What is wrong; empty if nothing is."""
+    draws: int = 0
+    missing: tuple[Missing, ...] = field(default=())
+
+
+def try_out(operation: Operation, path: Path, hint: bool = False, limit: float = TIME_LIMIT) -> Outcome:
+    """Check the exercise at `path`, or with `hint` find the gradients that are not right yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        result, trace = Path(folder, "outcome.json"), Path(folder, "trace.txt")
+        command = [
+            sys.executable,
+            "-m",
+            __name__,
+            operation.name,
+            str(path),
+            folder,
+            str(limit),
+            "hint" if hint else "check",
+        ]
+        try:
+            status = subprocess.run(command, timeout=limit + 20, env=_environment()).returncode
+        except subprocess.TimeoutExpired:
+            status = 1
+        if result.exists():
+            return _read(json.loads(result.read_text(encoding="utf-8")))
+        stack = trace.read_text(encoding="utf-8", errors="replace") if trace.exists() else ""
+        frame = re.search(rf'File "{re.escape(str(path))}", line (\d+) in (\S+)', stack)
+        where = f": it was in line {frame[1]} of {path.name}, in {frame[2]}" if frame else ""
+        if stack:
+            return Outcome(text=f"stopped after {limit:g} seconds{where}. Does a loop never end?")
+        return Outcome(text=f"the process that ran {path.name} ended by itself, with status {status}")
+
+
+def _environment() -> dict[str, str]:
+    """This process's, in which the other one finds this very package."""
+    here = str(Path(tinygrad_llm.__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+
+
+def _read(found: dict[str, Any]) -> Outcome:
+    missing = (Missing(**{**m, "shape": m["shape"] and tuple(m["shape"])}) for m in found.pop("missing"))
+    return Outcome(**found, missing=tuple(missing))
+
+
+def example(operation: Operation, missing: Missing) -> Derivation:
+    """The small example on which a gradient was found not right: always the same numbers."""
+    return derive(operation, missing.shape, missing.input, seed=0, sample=missing.number + 1)
+
+
+# ---- In the process of its own ---------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    name, path, folder, limit, task = sys.argv[1:]
+    with open(Path(folder, "trace.txt"), "w", encoding="utf-8") as trace:
+        faulthandler.dump_traceback_later(float(limit), exit=True, file=trace)
+        outcome = outcome_of(find_operation(name), Path(path), task == "hint")
+        faulthandler.cancel_dump_traceback_later()
+    partial = Path(folder, "partial")
+    partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    partial.rename(Path(folder, "outcome.json"))
+
+
+def outcome_of(operation: Operation, path: Path, hint: bool) -> Outcome:
+    """Load and try the exercise at `path`, in this process."""
+    try:
+        attempt = load(operation, path)
+        return _missing(attempt) if hint else _checked(attempt)
+    except Mistake as mistake:
+        return Outcome(unwritten=mistake.problem.unwritten, text=mistake.problem.text)
+
+
+def _checked(attempt: Attempt) -> Outcome:
+    """First whether there are gradients of the right shapes, then gradcheck, for every sample."""
+    operation = attempt.operation
+    count = len(operation.sample)
+    for number in range(count):
+        rng = np.random.default_rng([0, number])
+        inputs, options = operation.sample.draw(rng, number)
+        dy = draw_cotangent(rng, operation.reference(*inputs, **options)[0])
+        problems = [g for g in attempt.gradients(inputs, options, dy).values() if isinstance(g, Problem)]
+        if problems:
+            return Outcome(unwritten=problems[0].unwritten, text=_with_call(problems, attempt, inputs, options))
+    failed = {}
+    for number in range(count):
+        for seed in SEEDS:
+            try:
+                report = check_sample(operation, attempt.function, number, seed)
+            except Exception as error:
+                raise Mistake(attempt.problem(error)) from error
+            if not report and number not in failed:
+                failed[number] = f"{_call_of(operation, number, seed)}\n{report}"
+    if not failed:
+        return Outcome(passed=True, draws=count * len(SEEDS))
+    text = next(iter(failed.values()))
+    if count > 1:
+        text += f"\nThis is the first of {len(failed)} kinds of arguments, out of {count}, for which it is not right."
+    return Outcome(text=text)
+
+
+def _call_of(operation: Operation, number: int, seed: int) -> str:
+    inputs, options = operation.sample.draw(np.random.default_rng([seed, number]), number)
+    return f"called with {describe(operation, inputs, options)}"
+
+
+def _with_call(problems: list[Problem], attempt: Attempt, inputs: Any, options: Any) -> str:
+    texts = list(dict.fromkeys(p.text for p in problems))
+    call = [] if problems[0].unwritten else [f"called with {describe(attempt.operation, inputs, options)}"]
+    return "\n".join([*call, *texts])
+
+
+def _missing(attempt: Attempt) -> Outcome:
+    """For each input the first example on which its gradient is not right."""
+    operation = attempt.operation
+    names = [p for p in operation.parameters if p in operation.derivations]
+    found = (_first_missing(attempt, name) for name in names)
+    missing = tuple(m for m in found if m is not None)
+    return Outcome(passed=not missing, missing=missing)
+
+
+def _first_missing(attempt: Attempt, name: str) -> Missing | None:
+    operation = attempt.operation
+    for number in range(len(operation.sample)):
+        for shape in _shapes(operation, number):
+            tried = Missing(name, number, shape)
+            try:
+                shown = example(operation, tried)
+            except ValueError:  # this sample has no such shape, or no such input
+                continue
+            mine = attempt.gradients(shown.inputs, shown.options, shown.dy)[name]
+            if isinstance(mine, Problem):
+                return Missing(name, number, shape, problem=mine.text)
+            mine = mine if isinstance(mine, tuple) else (mine,)
+            right = shown.gradients[0].steps[-1].value
+            right = right if isinstance(right, tuple) else (right,)
+            if not all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(mine, right, strict=True)):
+                return Missing(name, number, shape, mine=[np.asarray(a, float).tolist() for a in mine])
+    return None
+
+
+def _shapes(operation: Operation, number: int) -> list[tuple[int, ...] | None]:
+    """Shapes to draw an example in: with leading axes of size 1 if the usual one is large, and the usual one."""
+    usual = sample_shape(operation, number) or ()
+    small = (*(1 for _ in usual[:-2]), *usual[-2:])
+    return [small, None] if np.prod(usual) > SMALL and small != usual else [None]
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:  # the process that waits for this one was interrupted too, and says so
+        sys.exit(130)
