@@ -29,6 +29,7 @@ def assert_adds_up(found, tensor, index):
     assert found.entry.gradient == tensor.grad[index]
     scale = math.fsum(abs(t.product) for p in found.entry.paths for t in p.terms) + abs(found.entry.gradient)
     assert abs(found.difference) <= 1e-12 * scale
+    assert found.difference == found.total - found.entry.gradient
     check_levels(found.entry)
 
 
@@ -177,6 +178,14 @@ def test_before_backward_the_output_is_named():
         tg.study.why(x, 0, of=x.exp())
 
 
+def test_the_output_may_be_any_of_several():
+    x = leaf(2)
+    _, second = ops.split(x.exp(), 2)
+    found = tg.study.why(x, 1, of=second)
+    assert found.entry.gradient == np.exp(x.data[1])
+    assert tg.study.why(x, 0, of=second).entry.gradient == 0
+
+
 def test_a_given_cotangent_is_where_it_ends():
     x = leaf(3)
     dy = RNG.standard_normal(3)
@@ -196,7 +205,23 @@ def test_it_prints_as_a_tree_that_adds_up():
     assert text.startswith("x[0] = 3, gradient 7: 3 paths, 3 + 3 + 1\n")
     assert "├── 3 × 1 = 3  ∂mul[0]/∂x[0] × gradient of mul[0], through mul, as its input y  (explained above)" in text
     assert "∂sum/∂y[0] × gradient of sum (where backward() began)" in text
+    x = Tensor(np.array([3.0, 1.0, 2.0]), requires_grad=True)
+    (x.sum() - x * 2.0).backward(np.ones(3))
+    text2 = str(tg.study.why(x, 0, terms=2))
+    assert text2.startswith("x[0] = 3, gradient 1: 2 paths, 3 - 2\n")
+    assert "1  from 1 smaller term\n" in text2
+    assert "2  from 2 smaller terms\n" in str(tg.study.why(x, 0, terms=1))
     assert text.endswith("all paths add up to 7; the entry of the gradient is 7; difference 0.0e+00")
+
+
+def test_a_sum_of_too_many_terms_still_adds_up():
+    x = Tensor(np.array(1.5), requires_grad=True)
+    with tg.keep_graph():
+        probed(x * np.ones(3000)).backward()
+    found = tg.study.why(x, depth=1)
+    assert found.entry.paths[0].rest != 0
+    assert abs(found.difference) <= 1e-12 * 3000
+    assert "from terms too many to be taken apart" in str(found)
 
 
 def test_html_holds_the_same_and_escapes_names():
@@ -260,6 +285,13 @@ class TestMistakes:
         with pytest.raises(ValueError, match="arrays were changed since"):
             tg.study.why(x, 0)
 
+    def test_arrays_changed_a_little_since(self):
+        x = leaf(2)
+        (x * x).sum().backward()
+        x.data[0] *= 1 + 1e-9
+        with pytest.raises(ValueError, match="arrays were changed since"):
+            tg.study.why(x, 0)
+
     def test_a_graph_too_large_to_be_remembered(self):
         x = leaf(100, 100)
         x.exp().sum().backward()
@@ -311,5 +343,6 @@ def test_what_was_not_taken_apart_is_summed():
     some, rest = local_terms(use, (), cotangents, probes=20)
     assert nothing == 0
     assert 0 < len(some) < len(everything) == 32
+    assert {t.index for t in some} & {t.index for t in everything[:3]}, "the heaviest block is halved first"
     total = math.fsum(t.product for t in everything)
     assert math.fsum([rest, *(t.product for t in some)]) == pytest.approx(total, rel=1e-12)

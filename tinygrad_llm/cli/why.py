@@ -131,9 +131,9 @@ def _parse(entry: str, tensors: Mapping[str, Tensor]) -> tuple[str, tuple[int, .
 
 
 def _largest(tensors: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...]]:
-    """The largest entry of the gradient of a matrix, if there is one: it has the most to tell."""
+    """The largest entry of all gradients."""
     known = {name: t.grad for name, t in tensors.items() if t.grad is not None and t.grad.size}
     if not known:
         raise ValueError("backward() has reached no Tensor that has a name in this script")
-    name = max(known, key=lambda n: (known[n].ndim > 1, float(np.abs(known[n]).max())))
+    name = max(known, key=lambda n: float(np.abs(known[n]).max()))
     return name, tuple(int(i) for i in np.unravel_index(int(np.abs(known[name]).argmax()), known[name].shape))

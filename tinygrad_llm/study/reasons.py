@@ -346,8 +346,8 @@ class _Search:
                 index,
                 float(value.data[index]),
                 float(value.gradient[index]),
-                value.node in self.graph.outputs and not value.uses,
-                tuple(path for path in paths if path.terms or path.rest),
+                value.node in self.graph.outputs,
+                tuple(path for path in paths if path.terms),
             )
             self.known[key] = depth, entry
         return self.known[key][1]
