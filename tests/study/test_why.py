@@ -334,8 +334,9 @@ def test_local_terms_are_the_jacobians_column(seed, name):
 def test_what_was_not_taken_apart_is_summed():
     x = leaf(4, 8)
     y = x.sum()
-    z = y * Tensor(RNG.standard_normal((4, 8)))
-    out = probed(z)
+    heavy = np.ones((4, 8))
+    heavy[2, 5] = 1e6
+    out = probed(y * Tensor(heavy))
     graph = graph_of(out)
     (use,) = graph.value(y).uses
     cotangents = graph.cotangents[use.node.order]
@@ -343,6 +344,6 @@ def test_what_was_not_taken_apart_is_summed():
     some, rest = local_terms(use, (), cotangents, probes=20)
     assert nothing == 0
     assert 0 < len(some) < len(everything) == 32
-    assert {t.index for t in some} & {t.index for t in everything[:3]}, "the heaviest block is halved first"
+    assert (2, 5) in {t.index for t in some}, "the heaviest block is halved first"
     total = math.fsum(t.product for t in everything)
     assert math.fsum([rest, *(t.product for t in some)]) == pytest.approx(total, rel=1e-12)
