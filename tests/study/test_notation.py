@@ -143,6 +143,11 @@ def test_sentences():
     assert notation.html_sentence("<b> and `np.add`") == "&lt;b&gt; and <code>np.add</code>"
 
 
+def test_what_a_user_quotes_and_is_not_a_formula_is_shown_as_it_is():
+    assert notation.plain_sentence("by `x +` and `x**2`") == "by x + and x**2"
+    assert notation.html_sentence("by `x +`") == "by <code>x +</code>"
+
+
 DOC = """``y = x``, as in `softmax` and `axis`; see arXiv:1607.06450. With g < 1::
 
     a = b,   c = "d"

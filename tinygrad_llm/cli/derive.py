@@ -16,15 +16,14 @@ from rich.text import Text
 
 from tinygrad_llm.cli.arguments import ShapeText, parse_shape
 from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.files import atomic_write
 from tinygrad_llm.study.book import families, write_book
 from tinygrad_llm.study.derivation_check import CheckedInput, check_derivations
 from tinygrad_llm.study.derivation_html import derivation_page
 from tinygrad_llm.study.derivations import UnknownInput
 from tinygrad_llm.study.derivations import derive as derivation_of
-from tinygrad_llm.study.formulas import parse
 from tinygrad_llm.study.lookup import find_operation, refuse_existing
-from tinygrad_llm.study.notation import first_formula, is_code
-from tinygrad_llm.study.typesetting import terminal
+from tinygrad_llm.study.notation import first_formula, formula_text
 from tinygrad_llm.tensor import registry
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -79,6 +78,11 @@ def derive(
     asked = [name for name, flag in (("--list", list_), ("--check", check), ("--all", all_)) if flag]
     if len(asked) > 1:
         return _wrong_usage(f"{' and '.join(asked)} do not go together")
+    unused = [name for name, given in (("--shape", shape), ("--input", input), ("--sample", sample)) if given]
+    if asked and unused:
+        return _wrong_usage(f"{unused[0]} does not go together with {asked[0]}")
+    if html is not None and (list_ or check):
+        return _wrong_usage(f"{asked[0]} writes no page; leave out --html")
     if operation is not None and (list_ or all_):
         return _wrong_usage(f"{asked[0]} shows every operation; leave out {operation!r}")
     if list_:
@@ -96,7 +100,7 @@ def derive(
     except UnknownInput as error:
         return _wrong_usage(str(error))
     if html is not None:
-        html.write_text(derivation_page(found), encoding="utf-8")
+        atomic_write(html, derivation_page(found).encode())
         print(f"wrote {html}")
         return 0
     console = Console(highlight=False)
@@ -115,8 +119,7 @@ def _list() -> int:
     for family in families():
         console.print(Text(family.title, "bold"))
         for operation in family.operations:
-            formula = first_formula(operation.__doc__ or "")
-            shown = formula if is_code(formula) or not formula else terminal(parse(formula))
+            shown = formula_text(first_formula(operation.__doc__ or ""))
             console.print(Text(f"  {operation.name:<{width}}", "cyan").append(f"  {shown}", "default"))
     return 0
 
@@ -139,7 +142,7 @@ def _check(operation: str | None, draws: int, seed: int) -> int:
         console.print(Text(f"{result.operation}, {result.input}: {result.fault}", "red"))
     steps = sum(result.steps for result in results)
     verdict = f"{len(faulty)} of {len(results)} are faulty" if faulty else "all agree"
-    console.print(f"{len(results)} gradients of {len(names)} operations, {steps} steps: {verdict}")
+    console.print(f"{len(results)} gradients, {steps} steps: {verdict}")
     return 1 if faulty else 0
 
 

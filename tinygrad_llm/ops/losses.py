@@ -16,9 +16,9 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
     """``loss = -log p_(target)`` with ``p = softmax(logits)``: the surprise, in nats, at the token that really came.
 
     logits (..., V), whole-number targets (...); the loss is a number, or of the targets' shape for reduction "none".
-    With x one row of logits and ``lse = log sum_v exp(x_v)``, so that ``log p_v = x_v - lse``::
+    With x one row of logits, a the label_smoothing, ``lse = log sum_v exp(x_v)``, and so ``log p_v = x_v - lse``::
 
-        loss = -sum_v t_v log p_v + z_loss lse^2,    t = (1 - label_smoothing) onehot(target) + label_smoothing / V
+        loss = -sum_v t_v log p_v + z_loss lse^2     t = (1 - a) onehot(target) + a / V
 
     A smoothed target never asks for infinite logits (Szegedy et al. 2016, arXiv:1512.00567, section 7). z_loss keeps
     lse near 0, which the `softmax` itself leaves free (PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 5). Rows

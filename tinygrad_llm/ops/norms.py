@@ -43,7 +43,7 @@ def layer_norm(x, gain, bias, eps=1e-5):
 
     The two means are what x loses because its row's mean and variance move with it: adding a constant to a row changes
     nothing, and neither (but for eps) does scaling it. A constant row gives ``xhat = 0`` (eps keeps it finite), and so
-    does a single channel. The variance is the mean of squares of the *centred* values: ``mean(x^2) - mean^2`` would
+    does a single channel. The variance is the mean of squares of the centred values: ``mean(x^2) - mean^2`` would
     cancel. Cost: 8 passes over x forward, 9 backward. Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450, equation 4.
     """
     check_channels("layer_norm", x, gain=gain, bias=bias)

@@ -18,9 +18,9 @@ from tinygrad_llm.study.derivations import derive
 from tinygrad_llm.study.notation import (
     docstring_html,
     first_formula,
+    formula_html,
     forward_source,
     highlight,
-    is_code,
     source_of,
     vjp_source,
 )
@@ -180,7 +180,7 @@ def write_book(folder: Path, force: bool = False, advance: Callable[[str], objec
 def index_html(groups: list[Family]) -> Markup:
     """The contents: every family with its operations and their formulas."""
     symbols = [(mathml(sign), meaning) for sign, meaning in _SYMBOLS]
-    entries = [(f, [(o.name, _formula_html(first_formula(o.__doc__ or ""))) for o in f.operations]) for f in groups]
+    entries = [(f, [(o.name, formula_html(first_formula(o.__doc__ or ""))) for o in f.operations]) for f in groups]
     return Markup(templates().from_string(_INDEX).render(families=entries, symbols=symbols))
 
 
@@ -209,9 +209,3 @@ def operation_html(
         )
     )
     return Markup(rendered)
-
-
-def _formula_html(formula: str) -> Markup:
-    if not formula:
-        return Markup("")
-    return Markup("<code>{}</code>").format(formula) if is_code(formula) else mathml(formula)

@@ -13,6 +13,7 @@ from tinygrad_llm.checking import Step, derivation_steps
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.derivations import TOLERANCE, draw_cotangent, wanted_inputs
 from tinygrad_llm.study.lookup import find_operation
+from tinygrad_llm.study.notation import plain_sentence
 from tinygrad_llm.tape import Array, unbroadcast
 from tinygrad_llm.tensor import registry
 
@@ -106,7 +107,7 @@ def _odd(steps: list[Step]) -> Iterator[str]:
     for number, (step, form) in enumerate(zip(steps, flat, strict=True), 1):
         difference = float(np.abs(form - middle).max(initial=0.0)) / scale
         if not difference <= TOLERANCE / 2:
-            yield f"step {number} ({step.why}) differs by {difference:.1e}"
+            yield f"step {number} ({plain_sentence(step.why)}) differs by {difference:.1e}"
 
 
 def _flat(value: Any) -> Array:
@@ -128,7 +129,7 @@ def _broken(
                 try:
                     unbroadcast(np.asarray(v), np.shape(x))
                 except ValueError:
-                    return f"step {number} ({why}) has the shape {np.shape(v)}, its input {np.shape(x)}"
+                    return f"step {number} ({plain_sentence(why)}) has the shape {np.shape(v)}, its input {np.shape(x)}"
     except Exception as raised:
         return f"step {number + 1} raises {type(raised).__name__}: {raised}"
     return f"the steps raise {type(error).__name__}: {error}"

@@ -103,4 +103,5 @@ def _named(name: str, value: Any, exact: bool) -> list[Markup]:
 def _values(name: str, value: Any) -> Markup:
     if not isinstance(value, tuple):
         return matrices_html(np.asarray(value))
-    return Markup("").join(matrices_html(np.asarray(v), caption=f"{name}[{i}]") for i, v in enumerate(value))
+    figures = [matrices_html(np.asarray(v), caption=f"{name}[{i}]") for i, v in enumerate(value)]
+    return Markup('<div class="drawn">{}</div>').format(Markup("").join(figures))

@@ -60,7 +60,7 @@ def agreement(step: Step) -> str:
 
 def reason(step: Step) -> str:
     """The sentence of a step; the last one of a derivation stands for the code."""
-    return "this is what the lines of `vjp` compute" if step.why == "the vjp" else step.why
+    return "this is what the lines of vjp compute" if step.why == "the vjp" else step.why
 
 
 def _step(gradient: GradientSteps, number: int, step: Step, width: int) -> Iterator[RenderableType]:

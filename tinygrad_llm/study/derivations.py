@@ -118,10 +118,9 @@ def derive(
             f'{operation.name} has no derivation: add one for each input with @{operation.name}.derivation("{example}")'
         )
     if input is not None and input not in operation.derivations:
-        raise UnknownInput(
-            f"{operation.name}: no input {input!r} has a derivation; those with one are "
-            f"{', '.join(operation.derivations)}"
-        )
+        known = input in operation.parameters
+        why = f"its input {input} has no derivation" if known else f"no input is called {input!r}"
+        raise UnknownInput(f"{operation.name}: {why}; choose from {', '.join(operation.derivations)}")
     shape = None if shape is None else tuple(int(n) for n in shape)
     numbers = _sample_numbers(operation, sample)
     _refuse_size(operation, shape)
@@ -204,9 +203,12 @@ def _candidates(
 
 
 def _misfit(operation: Operation, shape: Any, input: str | None, numbers: list[int]) -> str:
-    known = " or ".join(dict.fromkeys(str(sample_shape(operation, number)) for number in numbers))
-    asked = f"an input of shape {shape}" if shape is not None else f"a gradient of {input}"
-    return f"{operation.name}: its samples do not fit {asked}; shapes that work are {known}"
+    if shape is None:
+        return f"{operation.name}: no sample that was asked for has a gradient of {input}"
+    works = sample_shape(operation, numbers[0])
+    return (
+        f"{operation.name}: the shape {shape} does not fit its first input; {works} does, with {len(works or ())} axes"
+    )
 
 
 def _on_paper(
@@ -252,7 +254,7 @@ def _on_paper(
 def _refuse_jacobian(operation: Operation, inputs: tuple[Any, ...], value: Any) -> None:
     outputs = sum(np.size(v) for v in value) if isinstance(value, tuple) else np.size(value)
     largest = max((x.size for x in inputs if isinstance(x, np.ndarray) and x.dtype.kind == "f"), default=0)
-    if outputs * largest > MOST_JACOBIAN:
+    if max(outputs, MOST_ENTRIES) * largest > MOST_JACOBIAN:
         raise ValueError(
             f"{operation.name}: the dense Jacobian has {outputs:,} x {largest:,} entries, "
             f"{_bytes(8 * outputs * largest)}; choose a smaller shape"
@@ -260,16 +262,17 @@ def _refuse_jacobian(operation: Operation, inputs: tuple[Any, ...], value: Any) 
 
 
 def _rounded(x: Any, decimals: int | None) -> Any:
-    """Floating-point arrays with so many decimals, numbers with one more, but nothing rounded to 0; others as is."""
+    """Floating-point arrays with so many decimals, and numbers with one more; other things as they are.
+
+    Nothing becomes 0, which may have a pole or a kink: in an array the smallest decimal takes its place.
+    """
     if decimals is None:
         return x
     if isinstance(x, tuple):
         return tuple(_rounded(item, decimals) for item in x)
     if isinstance(x, float):
-        return float(_rounded(np.array(x), decimals + 1))
+        return round(x, decimals + 1) or x
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
         return x
-    rounded: Array = np.asarray(np.round(x, decimals))
-    lost = (rounded == 0) & (x != 0)
-    rounded[lost] = [float(f"{v:.0e}") for v in x[lost]]
-    return rounded
+    rounded: Array = np.round(x, decimals)
+    return np.where((rounded == 0) & (x != 0), np.copysign(float(f"1e-{decimals}"), x), rounded)

@@ -3,7 +3,7 @@
 Docstrings put formulas and code in ``double`` backticks and names in `single` ones; the sentences of derivations, which
 have no names to quote, put formulas in `single` backticks. What stands in a formula's place is code, and left as it is,
 if it holds a quote, an ``@``, a colon, or a dot between letters (as in ``np.add.at``); everything else is a formula and
-must be in the house notation (`formulas.py`).
+should be in the house notation (`formulas.py`). If it is not, in an operation of the user's, it is shown as code too.
 """
 
 from __future__ import annotations
@@ -54,22 +54,30 @@ def docstring_formulas(doc: str) -> list[str]:
 def html_sentence(text: str) -> Markup:
     """A sentence of a derivation with its formulas as MathML."""
     pieces = text.split("`")
-    return Markup().join(_inline(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
+    return Markup().join(formula_html(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
 
 
 def plain_sentence(text: str) -> str:
     """A sentence of a derivation with its formulas in Unicode."""
-    return "".join(_plain(piece) if i % 2 else piece for i, piece in enumerate(text.split("`")))
+    return "".join(formula_text(piece) if i % 2 else piece for i, piece in enumerate(text.split("`")))
 
 
-def _inline(span: str) -> Markup:
+def formula_html(span: str, display: bool = False) -> Markup:
+    """What is quoted in a text: a formula as MathML, code as code."""
     span = " ".join(span.split())
-    return Markup("<code>{}</code>").format(span) if is_code(span) else mathml(span)
+    try:
+        return Markup("<code>{}</code>").format(span) if is_code(span) else mathml(span, display)
+    except ValueError:
+        return Markup("<code>{}</code>").format(span)
 
 
-def _plain(span: str) -> str:
+def formula_text(span: str) -> str:
+    """What is quoted in a text: a formula in Unicode, code as it is."""
     span = " ".join(span.split())
-    return span if is_code(span) else terminal(parse(span))
+    try:
+        return span if is_code(span) else terminal(parse(span))
+    except ValueError:
+        return span
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -83,13 +91,13 @@ def docstring_html(doc: str, links: Mapping[str, str] | None = None, lead: bool 
     """
     parts = []
     if lead and (match := _LEAD.match(inspect.cleandoc(doc))) and not is_code(match[1]):
-        parts.append(Markup('<div class="lead-formula">{}</div>').format(mathml(" ".join(match[1].split()), True)))
+        parts.append(Markup('<div class="lead-formula">{}</div>').format(formula_html(match[1], display=True)))
         doc = inspect.cleandoc(doc)[match.end() :]
     for block, text in _paragraphs(doc):
         if not block:
             parts.append(Markup("<p>{}</p>").format(_prose(text, links or {})))
             continue
-        spans = [Markup("<code>{}</code>").format(s) if is_code(s) else mathml(s, True) for s in _BLOCK_GAP.split(text)]
+        spans = [formula_html(span, display=True) for span in _BLOCK_GAP.split(text)]
         cells = Markup("").join(Markup("<div>{}</div>").format(span) for span in spans)
         parts.append(Markup('<div class="formulas">{}</div>').format(cells))
     return Markup("\n").join(parts)
@@ -100,11 +108,13 @@ def plain_docstring(doc: str) -> str:
     parts = []
     for block, text in _paragraphs(doc):
         if block:
-            parts.append("\n".join("    " + _plain(span) for span in _BLOCK_GAP.split(text)))
+            parts.append("\n".join("    " + formula_text(span) for span in _BLOCK_GAP.split(text)))
         else:
             parts.append(
                 " ".join(
-                    _DOCUMENTED.sub(lambda m: _plain(m["formula"]) if m["formula"] else m["name"] or m[0], text).split()
+                    _DOCUMENTED.sub(
+                        lambda m: formula_text(m["formula"]) if m["formula"] else m["name"] or m[0], text
+                    ).split()
                 )
             )
     return "\n\n".join(parts)
@@ -138,7 +148,7 @@ def _prose(text: str, links: Mapping[str, str]) -> Markup:
 
 def _quoted(match: re.Match[str], links: Mapping[str, str]) -> Markup:
     if match["formula"]:
-        return _inline(match["formula"])
+        return formula_html(match["formula"])
     if match["paper"]:
         return Markup('<a href="https://arxiv.org/abs/{0}">arXiv:{0}</a>').format(match["paper"])
     code = Markup("<code>{}</code>").format(match["name"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jinja2 import Template
 from markupsafe import Markup
 
 from tinygrad_llm.study.page import templates
@@ -109,7 +111,12 @@ def matrices_html(value: Any, exact: bool = False, caption: str = "") -> Markup:
             for i in _shown(grid.shape[1])
         ]
         matrices.append((f"{caption} {where}".strip(), rows))
-    return Markup(templates().from_string(_MATRICES).render(matrices=matrices))
+    return Markup(_template().render(matrices=matrices))
+
+
+@functools.cache
+def _template() -> Template:
+    return templates().from_string(_MATRICES)
 
 
 def _shown(count: int) -> list[int | None]:

@@ -181,8 +181,11 @@ class Latex(House):
         return rf"\left{tree.opening}{', '.join(map(self.write, tree.items))}\right{CLOSING[tree.opening]}"
 
     def product(self, tree: Product) -> str:
-        parts = [(r"\cdot " if dot else r"\,") + self.write(f) for f, dot in zip(tree.factors, tree.dots, strict=True)]
-        return "".join(parts).removeprefix(r"\,")
+        text = ""
+        for factor, dot in zip(map(self.write, tree.factors), tree.dots, strict=True):
+            words = r"\text" in text[-20:] and factor.lstrip("{").startswith(r"\text")
+            text += (r"\cdot " if dot else r"\;" if words else r"\," if text else "") + factor
+        return text
 
     def fraction(self, tree: Fraction) -> str:
         if self.flat:
