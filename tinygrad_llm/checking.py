@@ -190,7 +190,7 @@ class _Point:
             right=right,
             given=given,
             rtol=COMPLEX_RTOL if method == "complex step" else CENTRAL_RTOL,
-            noise=100 * EPS * float(np.abs(best[np.isfinite(best)]).max(initial=0.0)),
+            noise=100 * EPS * float(np.abs(best).max(initial=0.0)) + self.derivative(number).rounding,
             units=units,
             shaped=self.values[number].size <= limit,
             attached=attached,
@@ -224,6 +224,8 @@ def _check(
         return report
     if note := kinks.unrepeatable(point.outputs, outputs_of(point.call, list(point.values), point.options)):
         return replace(report, verdict="open", diagnosis=note)
+    if not np.isfinite(point.at).all():
+        return replace(report, verdict="open", diagnosis=kinks.undefined(point.at))
     slopes = derivative.slopes(directions) if method != "complex step" else None
     kinked: Array = np.zeros(len(directions), bool)
     if slopes is not None:
@@ -322,7 +324,7 @@ class _Comparison:
     def _allowed(self, rows: Array) -> Array:
         """`rtol` times ``sum_i |dy_i J_ij|``, plus rounding."""
         scales = np.maximum(np.abs(self.probes) @ np.abs(rows).T, self.size)
-        rounding = 100 * EPS * float(np.abs(rows).max(initial=0.0)) + self.derivative.noise
+        rounding = 100 * EPS * float(np.abs(rows).max(initial=0.0)) + self.derivative.noise + self.derivative.rounding
         return self.rtol * scales + rounding * np.abs(self.probes).sum(1, keepdims=True)
 
 

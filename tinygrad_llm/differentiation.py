@@ -20,6 +20,8 @@ EPS = float(np.finfo(np.float64).eps)
 CENTRAL_STEP = EPS ** (1 / 5)  # balances the truncation error h^4 of the five-point formula against rounding, eps / h
 COMPLEX_STEP = 1e-30
 STEP_DIVISORS = (1, 10, 100, 1000, 10000)
+SHORTER_DIVISORS = (100000, 1000000)  # for a kink close by; rounding is already large there
+UNDERFLOW = 1e-100  # nothing that small matters, but an exp far down may leave it
 SETTLED = 1e-6  # relative change from one step to the next, below which a central difference has converged
 SIDED = 1e-3  # the same for a one-sided difference, which is of a lower order
 DOUBT = 10  # a derivative that has not converged is known to this many times its change from step to step
@@ -106,7 +108,12 @@ class Derivative:
         self.call, self.arrays, self.options, self.number = call, arrays, options, number
         self.x, self.at = arrays[number], at
         self.magnitude = float(np.abs(at[np.isfinite(at)]).max(initial=0.0))
+        # a value that is all but 0 was a difference of larger ones, such as the inputs, and has their rounding errors
+        x = float(np.abs(self.x[np.isfinite(self.x)]).max(initial=0.0))
+        self.inner_magnitude = x if self.magnitude <= 100 * EPS * x else self.magnitude
         self.noise = 0.0  # of the method that `along` has used, in the derivative of one output
+        # what a vjp computes from the value, such as 1 - y^2, inherits the value's rounding
+        self.rounding = 10 * EPS * min(1.0, self.magnitude) + UNDERFLOW
 
     def _at(self, x: Array) -> Array:
         inputs = [x if i == self.number else a for i, a in enumerate(self.arrays)]
@@ -148,8 +155,8 @@ class Derivative:
                     continue
                 if found is None:
                     found, self.noise = central, max(self.noise, noise)
-                scale = np.abs(central).max(initial=0.0)
-                if precise is not None and np.allclose(precise, central, rtol=1e-5, atol=1e-5 * scale + 100 * noise):
+                slack = 1e-5 * np.abs(central).max(initial=0.0) + 400 * EPS * self.inner_magnitude / h
+                if precise is not None and np.allclose(precise, central, rtol=1e-5, atol=slack):
                     break
             else:
                 analytic = False
@@ -169,37 +176,38 @@ class Derivative:
         """One row of each field of `Slopes`.
 
         Going to ever shorter steps, an output is smooth at the first at which its central difference no longer changes
-        and both sides agree. It has a kink where each side settles, but not on the same slope. Else the central
-        difference that changed least is kept.
+        and both sides agree. It has a kink where each side settles, but not on the same slope. Else it is unclear: the
+        slope is somewhere around the central difference that changed least, and the one-sided ones there.
         """
-        best, low, high = (np.full(self.at.shape, value) for value in (np.nan, -np.inf, np.inf))
-        kink, unclear = np.zeros(self.at.shape, int), np.ones(self.at.shape, bool)
-        before, least = None, np.full(self.at.shape, np.inf)
-        for h in (self._step(v) / divisor for divisor in STEP_DIVISORS):
-            noise = 8 * EPS * self.magnitude / h
-            with np.errstate(all="ignore"):
-                now = self._three(v, h)
-                central, left, right = now
-                if before is not None:
-                    changes = np.abs(now - before)
-                    steepness = np.maximum(np.abs(left), np.abs(right))
-                    settled = changes[0] <= SETTLED * np.abs(central) + noise
-                    sided = (changes[1:] <= SIDED * steepness + 4 * noise).all(0)
-                    differ = np.abs(right - left) > 4 * (SIDED * steepness + 4 * noise)
-                    for is_kink, found in ((True, sided & differ), (False, settled & ~differ)):
-                        where = unclear & found
-                        slack = 0.0 if is_kink else noise
-                        best = np.where(where, central, best)
-                        kink = np.where(where & is_kink, np.sign(right - left).astype(int), kink)
-                        low = np.where(where, (np.minimum(left, right) if is_kink else central) - slack, low)
-                        high = np.where(where, (np.maximum(left, right) if is_kink else central) + slack, high)
-                        unclear = unclear & ~where
-                    closer = unclear & (changes[0] < least)
-                    least, best = np.where(closer, changes[0], least), np.where(closer, central, best)
-                before = now
-        with np.errstate(invalid="ignore"):
-            low, high = np.where(unclear, best - DOUBT * least, low), np.where(unclear, best + DOUBT * least, high)
-        unbounded = ~np.isfinite(best) | np.isnan(low) | np.isnan(high)
+        steps = np.array([self._step(v) / divisor for divisor in (*STEP_DIVISORS, *SHORTER_DIVISORS)])
+        noise = (8 * EPS * self.magnitude / steps)[1:, None]
+        with np.errstate(all="ignore"):
+            found = np.array([self._three(v, h) for h in steps])
+            changes, first, found = np.abs(found[1:] - found[:-1]), found[0], found[1:]
+            (central, left, right), moved = found.swapaxes(0, 1), changes[:, 0]
+            steepness = np.maximum(np.abs(left), np.abs(right))
+            sided = (changes[:, 1:] <= SIDED * steepness[:, None] + 4 * noise[:, None]).all(1)
+            differ = np.abs(right - left) > 4 * (SIDED * steepness + 4 * noise)
+            # steps too short for a rounded function to notice; but 0 is right beside a kink whose one side is flat
+            stuck = (found == 0).all(1) & (np.abs(first[1:]) > SIDED * np.abs(first[1:]).max(0)).all(0)
+            smooth = (moved <= SETTLED * np.abs(central) + noise) & ~differ & ~stuck
+            unclear = ~(smooth | (sided & differ)).any(0)
+            moved = np.where(np.isfinite(moved) & ~stuck, moved, np.inf)
+            at = np.where(unclear, moved.argmin(0), (smooth | (sided & differ)).argmax(0))
+
+            def there(table: Array) -> Array:
+                return np.take_along_axis(table, at[None], 0)[0]
+
+            best, left, right = there(central), there(left), there(right)
+            kink = np.where(~unclear & there(differ), np.sign(right - left), 0).astype(int)
+            # noise grows tenfold from step to step; what grows faster is a pole, about which nothing is known
+            growth = 10.0 ** (np.arange(len(moved))[:, None] - at)
+            pole = (np.where(np.isfinite(moved), moved, 0.0) > 10 * there(moved) * growth).any(0)
+            spread = np.where(unclear, DOUBT * there(moved), there(np.broadcast_to(noise, central.shape)))
+            ends = np.array([best - spread, best + spread, left, right])
+            low, high = np.where(unclear, ends.min(0), ends[0]), np.where(unclear, ends.max(0), ends[1])
+            low, high = np.where(kink, ends[2:].min(0), low), np.where(kink, ends[2:].max(0), high)
+        unbounded = unclear & (pole | ~np.isfinite(best) | np.isnan(low) | np.isnan(high))
         low, high, best = (np.where(unbounded, a, b) for a, b in ((-np.inf, low), (np.inf, high), (0.0, best)))
         return best, low, high, kink, unclear
 

@@ -82,14 +82,17 @@ def overcounted_tie(slopes: Slopes, derivative: Derivative, vjp: Callable[[Array
     return None
 
 
+def undefined(values: Array) -> Diagnosis:
+    """The function's own value is NaN or infinite."""
+    text = "the function's value is not finite here, so it has no derivative to compare with: choose legal inputs"
+    return Diagnosis(
+        "undefined", text, f"{int((~np.isfinite(values)).sum())} of {values.size} values are NaN or infinite"
+    )
+
+
 def unclear(slopes: Slopes, outputs: tuple[Array, ...]) -> Diagnosis:
     """The differences do not converge, and the gradient is within what they leave open."""
     single = any(y.dtype.kind == "f" and y.dtype.itemsize < 8 for y in outputs)
-    if not all(np.isfinite(y).all() for y in outputs):
-        text = "the function's value is not finite here, so it has no derivative to compare with: choose legal inputs"
-        return Diagnosis(
-            "not_finite", text, f"{sum(int((~np.isfinite(y)).sum()) for y in outputs)} values are NaN or infinite"
-        )
     return Diagnosis(
         "noise",
         "finite differences cannot decide here, and this is no sign of a wrong gradient: the function jumps, is "
