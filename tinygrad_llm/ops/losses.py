@@ -46,7 +46,7 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
     each = np.arange(len(x))
     share = 1 / max(int(kept.sum()), 1) if reduction == "mean" else 1.0
 
-    top = x.real.max(-1, initial=-np.inf)
+    top = x.real.max(-1)
     e = x - top[:, None]
     ones = np.ones(vocabulary, e.dtype)  # a product with ones is a sum; BLAS adds fastest
     wanted = (1 - label_smoothing) * e[each, targets]
