@@ -465,7 +465,7 @@ def test_a_process_that_ends_by_itself(tmp_path):
     assert try_out(tg.registry["exp"], path).text == "the process that ran exp.py ended by itself, with status 7"
 
 
-def test_what_comes_back_from_the_process(tmp_path):
+def test_what_comes_back_from_the_process(tmp_path, capfd):
     path = blank("gelu", tmp_path)
     tanh, _ = (textwrap.dedent("\n".join(a.splitlines()[1:])) for a in blanked(tg.registry["gelu"]).answers)
     solve(path, tanh, "return np.nan * dy")
@@ -473,6 +473,15 @@ def test_what_comes_back_from_the_process(tmp_path):
     (missing,) = outcome.missing
     assert (missing.input, missing.number, missing.shape) == ("x", 1, None)
     assert np.isnan(missing.mine).all()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_hints_go_on_with_the_next_gradient(tmp_path, here):
+    path = blank("mul", tmp_path)
+    hints = [str(hint_exercise(path)) for _ in range(5)]
+    assert [h[:20] for h in hints] == [f"g{v} of mul, step {n} of" for v, n in ("x1", "x2", "y1", "y2", "x2")]
+    assert "last step of gx; --hint goes on with gy" in hints[1]
+    assert "last step of gy; --reveal shows it" in hints[3]
 
 
 # ---- Hints and progress ----------------------------------------------------------------------------------------------
@@ -492,7 +501,7 @@ def test_hints_give_one_step_more_each_time(tmp_path, here):
     assert "quotient rule" in hints[0]
     assert "both terms share the factor pⱼ" in hints[3]
     assert all("--hint gives the next step" in h for h in hints[:3])
-    assert "that was the last step; --reveal" in hints[3]
+    assert "that was the last step of dx; --reveal shows it." in hints[3]
     assert len({numbers(h) for h in hints}) == 1
     assert Progress(tmp_path).state("softmax").hints == {"x": 4}
 
@@ -589,6 +598,37 @@ def test_a_pass_is_noted_and_the_next_exercise_named(tmp_path, here):
     solve(path, "return dy, dy")
     assert not check_exercise(path)
     assert Progress(tmp_path).state("mul").done  # it was
+
+
+def test_a_sum_that_the_tape_did_is_remarked(tmp_path, here):
+    path = blank("rms_norm", tmp_path)
+    solve(path, "g = dy * gain\nreturn (g - xhat * mean_product(g, xhat)) * r, dy * xhat")
+    verdict = check_exercise(path)
+    assert verdict
+    assert "dgain came in the shape (2, 3), and the tape summed it to (3,); the library's vjp" in str(verdict)
+    assert str(verdict).count("came in the shape") == 1
+
+
+def test_gradients_that_are_right_are_said_to_be(tmp_path, here):
+    path = blank("linear", tmp_path)
+    solve(path, "return (rows(dy) @ weight.T).reshape(x.shape), None, dy.T")
+    text = str(check_exercise(path))
+    assert "dweight is None" in text
+    assert "dbias has the shape (4, 2), expected (4,)" in text
+    assert "dx is right" in text
+    solve(path, "return 2 * (rows(dy) @ weight.T).reshape(x.shape), None, dy.T")
+    assert "is right" not in str(check_exercise(path))
+
+
+def test_a_crash_for_special_arguments_does_not_hide_what_is_wrong_for_all(tmp_path, here):
+    path = blank("attention", tmp_path)
+    solve(
+        path,
+        "dp = dy @ v.swapaxes(-1, -2)\nds = p * dp\nreturn ds @ k, ds.swapaxes(-1, -2) @ qs, p.swapaxes(-1, -2) @ dy",
+    )
+    text = str(check_exercise(path))
+    assert "called with q (2, 2, 3, 2), k (2, 2, 3, 2), v (2, 2, 3, 2)\ngradcheck of attention: FAILED" in text
+    assert "the first of 7 kinds of arguments, out of 7," in text
 
 
 def test_the_next_exercise_is_the_first_that_is_not_done(tmp_path):

@@ -12,7 +12,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Attempt:
     operation: Operation
     function: Callable[..., Any]
     path: Path
+    notes: list[str] = field(default_factory=list)
+    """Remarks on gradients that are right."""
 
     def gradients(self, inputs: Sequence[Any], options: dict[str, Any], dy: Any) -> dict[str, Any]:
         """By input, the gradient that the student's vjp returns in the input's shape, or a Problem.
@@ -58,7 +60,8 @@ class Attempt:
         """
         inputs, options, dy = _frozen(inputs), _frozen(options), _frozen(dy)
         vjp = self._forward(inputs, options)
-        names = wanted_inputs(self.operation, inputs, self.operation.reference(*inputs, **options)[1](dy))
+        library = self._library(inputs, options, dy)
+        names = list(library)
         try:
             returned = vjp(dy)
         except Exception as error:
@@ -70,16 +73,32 @@ class Attempt:
         if miscounted:
             return dict.fromkeys(names, miscounted)
         if self.operation.variadic:
-            found = [
-                self._gradient(f"d{names[0]}[{i}]", g, x) for i, (g, x) in enumerate(zip(returned, inputs, strict=True))
-            ]
+            pairs = enumerate(zip(returned, inputs, strict=True))
+            found = [self._gradient(f"d{names[0]}[{i}]", gradient, x) for i, (gradient, x) in pairs]
             problems = [g for g in found if isinstance(g, Problem)]
             return {names[0]: problems[0] if problems else tuple(found)}
-        positions = {name: self.operation.parameters.index(name) for name in names}
-        return {
-            name: self._gradient(gradient_name(self.operation, name), returned[i], inputs[i])
-            for name, i in positions.items()
-        }
+        gradients = {}
+        for name, expected in library.items():
+            i = self.operation.parameters.index(name)
+            gradients[name] = self._gradient(gradient_name(self.operation, name), returned[i], inputs[i], expected)
+        return gradients
+
+    def is_right(self, name: str, inputs: Sequence[Any], options: dict[str, Any], dy: Any) -> bool:
+        """Whether the gradient of input `name`, which must be there, equals the library's."""
+        mine = _many(self.gradients(inputs, options, dy)[name])
+        right = _many(self._library(inputs, options, dy)[name])
+        given = inputs if self.operation.variadic else (inputs[self.operation.parameters.index(name)],)
+        summed = [unbroadcast(np.asarray(g), np.shape(x)) for g, x in zip(right, given, strict=True)]
+        return all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(mine, summed, strict=True))
+
+    def _library(self, inputs: Sequence[Any], options: dict[str, Any], dy: Any) -> dict[str, Any]:
+        """By input, the library's gradient as its vjp returns it; a tuple for a variadic operation."""
+        returned = _many(self.operation.reference(*inputs, **options)[1](dy))
+        names = wanted_inputs(self.operation, inputs, returned)
+        called = [g() if callable(g) else g for g in returned]
+        if self.operation.variadic:
+            return {name: tuple(called) for name in names}
+        return {name: called[self.operation.parameters.index(name)] for name in names}
 
     def _forward(self, inputs: Sequence[Any], options: dict[str, Any]) -> Callable[..., Any]:
         name = self.operation.name
@@ -119,8 +138,8 @@ class Attempt:
         )
         return Problem(f"the vjp returned {_count(len(returned), 'gradient')}; expected {needed}: {order}")
 
-    def _gradient(self, name: str, given: Any, x: Any) -> Any:
-        """One gradient as an array of the shape of its input x, or what is wrong with it."""
+    def _gradient(self, name: str, given: Any, x: Any, expected: Any = None) -> Any:
+        """One gradient in the shape of its input x, or what is wrong with it; `expected` is the library's."""
         if callable(given):
             try:
                 given = given()
@@ -137,11 +156,15 @@ class Attempt:
         if array.dtype.kind not in "fiub":
             return Problem(f"{name} is not an array of real numbers but {_kind(given)}")
         try:
-            return unbroadcast(array, shape)
+            gradient = unbroadcast(array, shape)
         except ValueError:
             return Problem(
                 f"{name} has the shape {array.shape}, expected {shape}, that of its input{_remedy(array, shape)}"
             )
+        if array.shape != shape == np.shape(expected) and not any(note.startswith(f"{name} ") for note in self.notes):
+            came = f"{name} came in the shape {array.shape}, and the tape summed it to {shape}"
+            self.notes.append(f"{came}; the library's vjp does that sum itself.")
+        return gradient
 
     def problem(self, error: BaseException) -> Problem:
         """What went wrong, with the line of the student's file where it did, and the shapes of what stands there."""
@@ -169,6 +192,7 @@ def load(operation: Operation, path: Path) -> Attempt:
     """Run the file at `path`, which defines the function of that operation. Raises Mistake where it cannot."""
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+    linecache.checkcache(str(path))
     unloaded = Attempt(operation, operation.reference, path)
     try:
         names = runpy.run_path(str(path), run_name="exercise")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_llm.checking import Step
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.blanking import blanked
@@ -114,9 +115,9 @@ def check_exercise(path: str | os.PathLike[str], limit: float = TIME_LIMIT) -> V
 
 
 def _praise(operation: Operation, outcome: Outcome, progress: Progress) -> str:
-    names = " and ".join(gradient_name(operation, name) for name in operation.derivations)
-    verb = "are" if len(operation.derivations) > 1 or operation.variadic else "is"
-    lines = [f"{operation.name}: passed. {names} {verb} right in {outcome.draws} random draws."]
+    *others, last = (gradient_name(operation, name) for name in operation.derivations)
+    names = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    lines = [f"{operation.name}: passed. {names} right in {outcome.draws} random draws.", *outcome.text.splitlines()]
     following = progress.next(operation.name)
     if following is None:
         return "\n".join([*lines, f"That was the last of the {progress.done} exercises."])
@@ -133,19 +134,40 @@ def hint_exercise(path: str | os.PathLike[str], limit: float = TIME_LIMIT) -> Ve
         return Verdict(True, f"{operation.name}: all gradients are right already; check it without --hint")
     if not outcome.missing:
         return Verdict(False, f"{operation.name}: first this\n{outcome.text}")
-    missing = outcome.missing[0]
-    shown = example(operation, missing)
-    steps = shown.gradients[0].steps[:-1]  # the last is the library's vjp
     hints = progress.state(operation.name).hints
-    key = _derivation_key(operation, missing, shown)
-    number = min(hints.get(key, 0) + 1, len(steps))
-    progress.update(operation.name, hints={**hints, key: number})
-    name = gradient_name(operation, missing.input)
-    sentence = textwrap.fill(plain_sentence(steps[number - 1].why), WIDTH, initial_indent="  ", subsequent_indent="  ")
-    lines = [f"{name} of {operation.name}, step {number} of {len(steps)}:", sentence, "", *_numbers(shown)]
-    lines += _compared(name, steps[number - 1].value, missing)
-    last = "--hint gives the next step" if number < len(steps) else "that was the last step; --reveal shows the lines"
+    todo = [_Hint.of(operation, missing, hints) for missing in outcome.missing]
+    hint = next((h for h in todo if h.shown < len(h.steps)), todo[0])
+    number = min(hint.shown + 1, len(hint.steps))
+    progress.update(operation.name, hints={**hints, hint.key: number})
+    name, step = gradient_name(operation, hint.missing.input), hint.steps[number - 1]
+    sentence = textwrap.fill(plain_sentence(step.why), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    lines = [f"{name} of {operation.name}, step {number} of {len(hint.steps)}:", sentence, "", *_numbers(hint.example)]
+    lines += _compared(name, step.value, hint.missing)
+    others = [h for h in todo if h is not hint and h.shown < len(h.steps)]
+    following = (
+        f"--hint goes on with {gradient_name(operation, others[0].missing.input)}" if others else "--reveal shows it"
+    )
+    last = (
+        "--hint gives the next step" if number < len(hint.steps) else f"that was the last step of {name}; {following}"
+    )
     return Verdict(False, "\n".join([*lines, "", f"Write it down, then check; {last}."]))
+
+
+@dataclass(frozen=True)
+class _Hint:
+    """The derivation of a gradient that is not right yet, and how many of its steps were shown."""
+
+    missing: Missing
+    example: Derivation
+    steps: tuple[Step, ...]
+    key: str
+    shown: int
+
+    @classmethod
+    def of(cls, operation: Operation, missing: Missing, hints: dict[str, int]) -> _Hint:
+        shown = example(operation, missing)
+        key = _derivation_key(operation, missing, shown)
+        return cls(missing, shown, shown.gradients[0].steps[:-1], key, hints.get(key, 0))  # the last is the vjp itself
 
 
 def _derivation_key(operation: Operation, missing: Missing, shown: Derivation) -> str:
@@ -165,11 +187,14 @@ def _numbers(shown: Derivation) -> list[str]:
     """The example's inputs, options and cotangent."""
     lines = [f"An example: {shown.call}"]
     cotangents = shown.dy if isinstance(shown.dy, tuple) else (shown.dy,)
-    names = ["dy"] if len(cotangents) == 1 else [f"dy[{i}]" for i in range(len(cotangents))]
-    arrays = [*shown.named_inputs, *shown.options.items(), *zip(names, cotangents, strict=True)]
-    for name, value in arrays:
+    values = shown.value if isinstance(shown.value, tuple) else (shown.value,)
+    marks = [f"[{i}]" for i in range(len(values))] if len(values) > 1 else [""]
+    outputs = {f"value{mark}": value for mark, value in zip(marks, values, strict=True)}
+    given = [*shown.named_inputs, *shown.options.items()]
+    given += [(f"dy{mark}", dy) for mark, dy in zip(marks, cotangents, strict=True)]
+    for name, value in [*given[: -len(marks)], *outputs.items(), *given[-len(marks) :]]:
         if isinstance(value, np.ndarray | np.generic):
-            lines += _array(name, np.asarray(value), shown.exact)
+            lines += _array(name, np.asarray(value), shown.exact and name not in outputs)
         elif name not in shown.options:
             lines.append(f"  {name} = {value!r}")
     return lines

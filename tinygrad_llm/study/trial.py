@@ -1,6 +1,6 @@
 """An attempt tried in a process of its own, with a time limit: it may loop for ever, exit, or crash.
 
-The process runs this module; what it finds comes back as JSON in a file, so that the student's own prints stay theirs.
+The process runs `main`; what it finds comes back as JSON in a file, so that the student's own prints stay theirs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.attempt import Attempt, Mistake, Problem, check_sample, describe, load
 from tinygrad_llm.study.derivations import Derivation, derive, draw_cotangent, sample_shape
 from tinygrad_llm.study.lookup import find_operation
+from tinygrad_llm.study.task import gradient_name
 
 TIME_LIMIT = 60.0  # seconds; attention, the slowest check, takes about two
 SEEDS = range(2)
@@ -48,7 +49,7 @@ class Outcome:
     passed: bool = False
     unwritten: bool = False
     text: str = ""
-    """What is wrong; empty if nothing is."""
+    """What is wrong; or, if it passed, what is to be remarked."""
     draws: int = 0
     missing: tuple[Missing, ...] = field(default=())
 
@@ -57,16 +58,9 @@ def try_out(operation: Operation, path: Path, hint: bool = False, limit: float =
     """Check the exercise at `path`, or with `hint` find the gradients that are not right yet."""
     with tempfile.TemporaryDirectory() as folder:
         result, trace = Path(folder, "outcome.json"), Path(folder, "trace.txt")
-        command = [
-            sys.executable,
-            "-m",
-            __name__,
-            operation.name,
-            str(path),
-            folder,
-            str(limit),
-            "hint" if hint else "check",
-        ]
+        program = f"from {__name__} import main; main()"
+        task = "hint" if hint else "check"
+        command = [sys.executable, "-c", program, operation.name, str(path), folder, str(limit), task]
         try:
             status = subprocess.run(command, timeout=limit + 20, env=_environment()).returncode
         except subprocess.TimeoutExpired:
@@ -101,10 +95,14 @@ def example(operation: Operation, missing: Missing) -> Derivation:
 
 
 def main() -> None:
+    """The program of that process: operation, file, folder for what it finds, seconds, and "check" or "hint"."""
     name, path, folder, limit, task = sys.argv[1:]
     with open(Path(folder, "trace.txt"), "w", encoding="utf-8") as trace:
         faulthandler.dump_traceback_later(float(limit), exit=True, file=trace)
-        outcome = outcome_of(find_operation(name), Path(path), task == "hint")
+        try:
+            outcome = outcome_of(find_operation(name), Path(path), task == "hint")
+        except KeyboardInterrupt:  # the process that waits for this one was interrupted too, and says so
+            sys.exit(130)
         faulthandler.cancel_dump_traceback_later()
     partial = Path(folder, "partial")
     partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
@@ -121,42 +119,46 @@ def outcome_of(operation: Operation, path: Path, hint: bool) -> Outcome:
 
 
 def _checked(attempt: Attempt) -> Outcome:
-    """First whether there are gradients of the right shapes, then gradcheck, for every sample."""
-    operation = attempt.operation
-    count = len(operation.sample)
-    for number in range(count):
-        rng = np.random.default_rng([0, number])
-        inputs, options = operation.sample.draw(rng, number)
-        dy = draw_cotangent(rng, operation.reference(*inputs, **options)[0])
-        problems = [g for g in attempt.gradients(inputs, options, dy).values() if isinstance(g, Problem)]
-        if problems:
-            return Outcome(unwritten=problems[0].unwritten, text=_with_call(problems, attempt, inputs, options))
-    failed = {}
+    """Every sample; what is wrong with the first that is not right."""
+    count = len(attempt.operation.sample)
+    failed = []
     for number in range(count):
         for seed in SEEDS:
-            try:
-                report = check_sample(operation, attempt.function, number, seed)
-            except Exception as error:
-                raise Mistake(attempt.problem(error)) from error
-            if not report and number not in failed:
-                failed[number] = f"{_call_of(operation, number, seed)}\n{report}"
+            found = _wrong(attempt, number, seed)
+            if found is not None:
+                failed.append(found)
+                break
+        if failed and failed[-1].unwritten:
+            return failed[-1]
     if not failed:
-        return Outcome(passed=True, draws=count * len(SEEDS))
-    text = next(iter(failed.values()))
-    if count > 1:
-        text += f"\nThis is the first of {len(failed)} kinds of arguments, out of {count}, for which it is not right."
-    return Outcome(text=text)
+        return Outcome(passed=True, text="\n".join(attempt.notes), draws=count * len(SEEDS))
+    if count == 1:
+        return failed[0]
+    kinds = f"This is the first of {len(failed)} kinds of arguments, out of {count}, for which it is not right."
+    return Outcome(text=f"{failed[0].text}\n{kinds}")
 
 
-def _call_of(operation: Operation, number: int, seed: int) -> str:
-    inputs, options = operation.sample.draw(np.random.default_rng([seed, number]), number)
-    return f"called with {describe(operation, inputs, options)}"
-
-
-def _with_call(problems: list[Problem], attempt: Attempt, inputs: Any, options: Any) -> str:
-    texts = list(dict.fromkeys(p.text for p in problems))
-    call = [] if problems[0].unwritten else [f"called with {describe(attempt.operation, inputs, options)}"]
-    return "\n".join([*call, *texts])
+def _wrong(attempt: Attempt, number: int, seed: int) -> Outcome | None:
+    """What is wrong for one draw: first whether there are gradients of the right shapes, then gradcheck."""
+    operation = attempt.operation
+    rng = np.random.default_rng([seed, number])
+    inputs, options = operation.sample.draw(rng, number)
+    dy = draw_cotangent(rng, operation.reference(*inputs, **options)[0])
+    call = f"called with {describe(operation, inputs, options)}"
+    gradients = attempt.gradients(inputs, options, dy)
+    problems = [g for g in gradients.values() if isinstance(g, Problem)]
+    if problems:
+        texts = dict.fromkeys(p.text for p in problems)
+        if all(p.unwritten for p in problems):
+            return Outcome(unwritten=True, text="\n".join(texts))
+        right = [name for name, g in gradients.items() if not isinstance(g, Problem)]
+        right = [gradient_name(operation, name) for name in right if attempt.is_right(name, inputs, options, dy)]
+        return Outcome(text="\n".join([call, *texts, *(f"{name} is right" for name in right)]))
+    try:
+        report = check_sample(operation, attempt.function, number, seed)
+    except Exception as error:
+        raise Mistake(attempt.problem(error)) from error
+    return None if report else Outcome(text=f"{call}\n{report}")
 
 
 def _missing(attempt: Attempt) -> Outcome:
@@ -180,11 +182,9 @@ def _first_missing(attempt: Attempt, name: str) -> Missing | None:
             mine = attempt.gradients(shown.inputs, shown.options, shown.dy)[name]
             if isinstance(mine, Problem):
                 return Missing(name, number, shape, problem=mine.text)
-            mine = mine if isinstance(mine, tuple) else (mine,)
-            right = shown.gradients[0].steps[-1].value
-            right = right if isinstance(right, tuple) else (right,)
-            if not all(np.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(mine, right, strict=True)):
-                return Missing(name, number, shape, mine=[np.asarray(a, float).tolist() for a in mine])
+            if not attempt.is_right(name, shown.inputs, shown.options, shown.dy):
+                arrays = mine if isinstance(mine, tuple) else (mine,)
+                return Missing(name, number, shape, mine=[np.asarray(a, float).tolist() for a in arrays])
     return None
 
 
@@ -193,10 +193,3 @@ def _shapes(operation: Operation, number: int) -> list[tuple[int, ...] | None]:
     usual = sample_shape(operation, number) or ()
     small = (*(1 for _ in usual[:-2]), *usual[-2:])
     return [small, None] if np.prod(usual) > SMALL and small != usual else [None]
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:  # the process that waits for this one was interrupted too, and says so
-        sys.exit(130)
