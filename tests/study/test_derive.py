@@ -71,6 +71,12 @@ dy  (2, 2)
 
 The gradient of x
 1. dxⱼ = Σᵢ dyᵢ ∂yᵢ/∂xⱼ; where i = j it is 1 for xᵢ > 0 and 0 for xᵢ < 0, elsewhere 0
+    the dense Jacobian, a row for each entry of the result and a column for each of x:
+    [[1 0 0 0]
+     [0 0 0 0]
+     [0 0 1 0]
+     [0 0 0 1]]
+    summed with dy:
     [[0.5 0.0]
      [2.0 3.0]]
 
@@ -115,6 +121,25 @@ def test_seed_shape_and_input():
     np.testing.assert_array_equal(found.inputs[0], derive("linear", shape=(2, 5), seed=3).inputs[0])
     assert not np.array_equal(found.inputs[0], derive("linear", shape=(2, 5), seed=4).inputs[0])
     assert not np.array_equal(found.inputs[0].ravel()[:5], found.dy.ravel()[:5])
+
+
+@pytest.mark.parametrize("arguments", [("attention", (1, 3, 2), "k"), ("split", (2, 3), "x"), ("mean", (2, 3), "x")])
+def test_the_dense_jacobian(arguments):
+    found = derive(*arguments)
+    (gradient,) = found.gradients
+    dy = np.concatenate([np.ravel(d) for d in arrays([found.dy])] or [np.ravel(found.dy)])
+    assert gradient.jacobian.shape == (dy.size, gradient.steps[0].value.size)
+    np.testing.assert_allclose(dy @ gradient.jacobian, gradient.steps[-1].value.ravel(), rtol=1e-13, atol=1e-15)
+    assert np.count_nonzero(gradient.jacobian) >= dy.size
+    assert "the dense Jacobian, a row for each entry of the result" in str(found)
+    assert "the dense Jacobian, a row for each entry of the result" in found._repr_html_()
+
+
+def test_a_jacobian_that_is_not_small_is_not_shown():
+    assert derive("tanh", shape=(8,)).gradients[0].jacobian.shape == (8, 8)
+    for found in (derive("tanh", shape=(9,)), derive("stack", shape=(2,)), derive("tanh", shape=(0,))):
+        assert found.gradients[0].jacobian is None
+        assert "dense Jacobian," not in str(found)
 
 
 def test_the_first_sample_that_fits_is_used():

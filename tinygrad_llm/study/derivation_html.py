@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tinygrad_llm.study.derivation_text import agreement, reason
-from tinygrad_llm.study.derivations import TOLERANCE, Derivation
+from tinygrad_llm.checking import Step
+from tinygrad_llm.study.derivation_text import agreement, jacobian_caption, reason
+from tinygrad_llm.study.derivations import TOLERANCE, Derivation, GradientSteps
 from tinygrad_llm.study.notation import docstring_html, highlight, html_sentence, source_of
 from tinygrad_llm.study.numbers import MATRIX_STYLE, matrices_html
 from tinygrad_llm.study.page import page, shape_text, templates
@@ -40,11 +41,13 @@ _DERIVATION = """
 <div class="drawn">
 {% for part in drawn %}<div>{{ part }}</div>{% endfor %}
 </div>
-{% for gradient, steps in gradients %}
+{% for gradient, jacobian, steps in gradients %}
 <h2 class="gradient" id="gradient-{{ gradient.input }}">The gradient of <code>{{ gradient.input }}</code></h2>
 <ol class="steps">
 {% for sentence, numbers, agreement, good in steps %}
-<li><p>{{ sentence }}</p>{{ numbers }}
+<li><p>{{ sentence }}</p>
+{% if loop.first %}{{ jacobian }}{% endif %}
+{{ numbers }}
 {% if not loop.first %}<p class="agreement {{ 'good' if good else 'bad' }}">{{ agreement }}</p>{% endif %}
 </li>
 {% endfor %}
@@ -62,16 +65,7 @@ def steps_html(derivation: Derivation) -> Markup:
         if isinstance(value, np.ndarray):
             drawn += _named(name, value, derivation.exact)
     drawn += [*_named(derivation.call, derivation.value, False), *_named("dy", derivation.dy, derivation.exact)]
-    gradients = [
-        (
-            g,
-            [
-                (html_sentence(reason(s)), _values(g.input, s.value), agreement(s), s.change <= TOLERANCE)
-                for s in g.steps
-            ],
-        )
-        for g in derivation.gradients
-    ]
+    gradients = [(g, _jacobian(g), [_step(g, step) for step in g.steps]) for g in derivation.gradients]
     text = templates().from_string(_DERIVATION).render(notes=derivation.notes, drawn=drawn, gradients=gradients)
     return Markup(text)
 
@@ -98,6 +92,20 @@ def _named(name: str, value: Any, exact: bool) -> list[Markup]:
     array = np.asarray(value)
     head = Markup('<p><code>{}</code> <span class="soft">{}</span></p>').format(name, shape_text(array))
     return [head + matrices_html(array, exact)]
+
+
+def _step(gradient: GradientSteps, step: Step) -> tuple[Markup, Markup, str, bool]:
+    """(sentence, numbers, comparison with the step before, whether they agree)."""
+    good = step.change <= TOLERANCE
+    return html_sentence(reason(step)), _values(gradient.input, step.value), agreement(step), good
+
+
+def _jacobian(gradient: GradientSteps) -> Markup:
+    if gradient.jacobian is None:
+        return Markup("")
+    return Markup('<p class="soft agreement">{}:</p>{}<p class="soft agreement">summed with dy:</p>').format(
+        jacobian_caption(gradient), matrices_html(gradient.jacobian)
+    )
 
 
 def _values(name: str, value: Any) -> Markup:

@@ -17,6 +17,7 @@ from tinygrad_llm.study.notation import plain_docstring, plain_sentence, source_
 from tinygrad_llm.study.numbers import plain_numbers
 from tinygrad_llm.study.page import shape_text
 
+FIXED = "\N{NO-BREAK SPACE}"  # keeps the formulas in a sentence whole
 WIDTH = 100  # of text that does not go to a terminal
 
 
@@ -63,10 +64,21 @@ def reason(step: Step) -> str:
     return "this is what the lines of vjp compute" if step.why == "the vjp" else step.why
 
 
+def jacobian_caption(gradient: GradientSteps) -> str:
+    """What the rows and columns of the Jacobian are."""
+    return f"the dense Jacobian, a row for each entry of the result and a column for each of {gradient.input}"
+
+
 def _step(gradient: GradientSteps, number: int, step: Step, width: int) -> Iterator[RenderableType]:
     prefix = f"{number}. "
-    sentence = textwrap.fill(plain_sentence(reason(step)), max(width - len(prefix), 20))
-    yield Text(prefix, "bold cyan").append(textwrap.indent(sentence, " " * len(prefix)).lstrip(), "default")
+    pieces = plain_sentence(reason(step), FIXED if width >= 60 else " ")
+    lines = textwrap.wrap(pieces, max(width - len(prefix), 20))
+    sentence = ("\n" + " " * len(prefix)).join(lines).replace(FIXED, " ")
+    yield Text.assemble((prefix, "bold cyan"), sentence)
+    if number == 1 and gradient.jacobian is not None:
+        yield _indented(
+            f"{jacobian_caption(gradient)}:\n{plain_numbers(gradient.jacobian, width - 4)}\nsummed with dy:"
+        )
     several = isinstance(step.value, tuple)
     for i, value in enumerate(step.value if several else (step.value,)):
         label = f"{gradient.input}[{i}]\n" if several else ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-12  # how far, per magnitude, a step may differ from the one before
 MOST_ENTRIES = 1024  # of an input: its dense Jacobian has the square of that
 MOST_JACOBIAN = 2**22  # entries: 32 MiB
+SHOWN_JACOBIAN = 8  # rows and columns of a Jacobian that is shown
 
 
 class UnknownInput(ValueError):
@@ -33,6 +34,8 @@ class GradientSteps:
 
     input: str
     steps: tuple[Step, ...]
+    jacobian: Array | None
+    """If small, the dense Jacobian of the definition: a row for each entry of the result, a column for each of x."""
 
     @property
     def largest_change(self) -> float:
@@ -241,14 +244,34 @@ def _on_paper(
         names = [name for name in names if input in (None, name)]
         if not names:
             return None
-        gradients = tuple(
-            GradientSteps(name, tuple(derivation_steps(operation, name, inputs, options, dy))) for name in names
-        )
+        gradients = tuple(_gradient_steps(operation, name, inputs, options, dy) for name in names)
         which = f"sample {number + 1} of {len(operation.sample)}, seed {seed}"
         found = Derivation(operation, inputs, options, value, dy, vjp, gradients, decimals is not None, (which, *notes))
         if found.largest_change <= TOLERANCE:  # false for NaN
             break
     return found
+
+
+def _gradient_steps(
+    operation: Operation, name: str, inputs: tuple[Any, ...], options: dict[str, Any], dy: Any
+) -> GradientSteps:
+    steps = tuple(derivation_steps(operation, name, inputs, options, dy))
+    outputs = sum(map(np.size, dy)) if isinstance(dy, tuple) else np.size(dy)
+    entries = SHOWN_JACOBIAN + 1 if operation.variadic else np.size(steps[0].value)
+    if not (0 < outputs <= SHOWN_JACOBIAN and 0 < entries <= SHOWN_JACOBIAN):
+        return GradientSteps(name, steps, None)
+    # the definition sums dy_i times row i: with a dy that is 1 at i, and else 0, it is that row
+    units = (_like(unit, dy) for unit in np.eye(outputs))
+    rows = [derivation_steps(operation, name, inputs, options, unit)[0].value.ravel() for unit in units]
+    return GradientSteps(name, steps, np.array(rows))
+
+
+def _like(flat: Array, dy: Any) -> Any:
+    """The entries of `flat` in the shape of dy, or of the arrays in it."""
+    if not isinstance(dy, tuple):
+        return flat.reshape(np.shape(dy))
+    pieces = np.split(flat, np.cumsum([np.size(d) for d in dy])[:-1])
+    return tuple(piece.reshape(np.shape(d)) for piece, d in zip(pieces, dy, strict=True))
 
 
 def _refuse_jacobian(operation: Operation, inputs: tuple[Any, ...], value: Any) -> None:

@@ -9,8 +9,9 @@ LaTeX, and in Unicode. The notation, from the loosest binding to the tightest:
 * `` / `` between spaces divides the whole product before it, ``x y / z``; a tight slash only its two neighbours,
   ``1/N``, ``∂y_i/∂x_j``;
 * ``sum_i`` reaches to the end of its product; ``log x`` and the other functions of `FUNCTIONS` to the end of a factor;
-* ``f(x)`` and ``x[i]`` without a space apply and index; ``e^x_i`` is e to the power x_i; ``p_ts`` has two subscripts,
-  ``p_(target)`` a word. An underscore before four letters or more belongs to the name: ``label_smoothing``.
+* ``f(x)`` and ``x[i]`` without a space apply and index; ``e^x_i`` is e to the power x_i, ``e^x^2`` to the
+  power x^2; ``p_ts`` has two subscripts, ``p_(target)`` a word. An underscore before four letters or more belongs to
+  the name: ``label_smoothing``.
 """
 
 from __future__ import annotations
@@ -269,10 +270,10 @@ class _Parser:
         self.bars -= closing == "|"
         return tuple(items)
 
-    def postfix(self, tree: Node, powers: bool = True) -> Node:
+    def postfix(self, tree: Node) -> Node:
         """`tree` with what follows it without a space: scripts, marks, arguments, an index."""
         while not self.next.spaced:
-            if self.is_("_") or (powers and self.is_("^")):
+            if self.is_("_", "^"):
                 mark = self.take().text
                 tree = Script(tree, mark, self.script(mark))
             elif self.is_("'", "!"):
@@ -287,10 +288,10 @@ class _Parser:
     def script(self, mark: str) -> Node:
         if mark == "^" and self.is_("-"):
             self.take()
-            return Signed(("-",), (self.postfix(self.atom(), powers=False),))
+            return Signed(("-",), (self.postfix(self.atom()),))
         if self.is_("("):  # the brackets only hold the script together: e^(x - m) (y) is a product
             return self.atom()
-        return self.postfix(self.atom(), powers=False) if mark == "^" else self.atom()
+        return self.postfix(self.atom()) if mark == "^" else self.atom()
 
 
 def _product(factors: list[Node], dots: list[bool]) -> Node:

@@ -57,9 +57,11 @@ def html_sentence(text: str) -> Markup:
     return Markup().join(formula_html(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
 
 
-def plain_sentence(text: str) -> str:
-    """A sentence of a derivation with its formulas in Unicode."""
-    return "".join(formula_text(piece) if i % 2 else piece for i, piece in enumerate(text.split("`")))
+def plain_sentence(text: str, space: str = " ") -> str:
+    """A sentence of a derivation with its formulas in Unicode; in short ones `space` stands for each space."""
+    pieces = text.split("`")
+    pieces[1::2] = [f.replace(" ", space) if len(f) < 50 else f for f in map(formula_text, pieces[1::2])]
+    return "".join(pieces)
 
 
 def formula_html(span: str, display: bool = False) -> Markup:
