@@ -1,5 +1,7 @@
 """gradcheck passes what is right and fails what is wrong, by a narrow margin both times."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -160,6 +162,43 @@ def test_functions_that_write_to_what_they_are_given_are_refused():
 def test_names_must_be_as_many_as_inputs():
     with pytest.raises(ValueError, match="1 names for 2 inputs"):
         tg.gradcheck(tg.ops.mul, X, X, names=["x"])
+
+
+def test_a_function_without_a_name_is_named_by_its_place():
+    double = lambda x: x * 2  # noqa: E731
+    line = double.__code__.co_firstlineno
+    assert str(tg.gradcheck(double, X)).startswith(f"gradcheck of the lambda in test_checking.py:{line}: passed\n")
+    assert str(tg.gradcheck(functools.partial(RIGHT), X)).startswith("gradcheck of softmax: passed\n")
+
+    class Doubler:
+        def __call__(self, x):
+            return x * 2
+
+    assert tg.gradcheck(Doubler(), X).function == "Doubler"
+
+
+def test_the_report_says_for_each_input_what_was_found():
+    report = tg.gradcheck(lambda x, y: (x * np.maximum(y, 0), lambda dy: (dy, dy * x * (y > 0))), X, [1.0, 0, 2, 3])
+    x, y = report.inputs
+    assert (x.verdict, y.verdict) == ("FAIL", "kink")
+    assert (x.passed, y.passed, report.passed, bool(report)) == (False, True, False, False)
+    assert (x.diagnosis is None, y.diagnosis is None) == (False, False)
+    assert str(report).splitlines()[0].endswith("FAILED")
+    assert "  kink dy (4,): largest error 0.00e+00" in str(report)
+    assert tg.gradcheck(RIGHT, X).inputs[0].diagnosis is None
+
+
+def test_the_check_keeps_the_memory_layout():
+    seen = []
+
+    def spy(x):
+        seen.append(x.strides)
+        return x * 2, lambda dy: 2 * dy
+
+    wide = np.zeros((3, 8))[:, ::2]
+    assert tg.gradcheck(spy, wide)
+    assert wide.strides in seen
+    assert wide.flags.writeable
 
 
 def test_derivation_steps_show_a_wrong_step():

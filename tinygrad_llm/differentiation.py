@@ -36,7 +36,8 @@ def as_tensor_function(function: Any, arrays: list[Array], options: dict[str, An
     except Exception:  # it wants Tensors; if it is simply wrong, the next call shows that with its own traceback
         return function
     returns_vjp = isinstance(result, tuple) and len(result) == 2 and callable(result[1])
-    return Operation(function) if returns_vjp else function
+    name = getattr(function, "__name__", type(function).__name__)  # a functools.partial has none
+    return Operation(function, name) if returns_vjp else function
 
 
 def outputs_of(call: Callable[..., Any], arrays: list[Array], options: dict[str, Any]) -> list[Array]:

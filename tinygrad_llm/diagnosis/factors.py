@@ -31,29 +31,33 @@ def constant_factor(e: Evidence) -> Diagnosis | None:
     if not known and count < 2:
         return None
     remedy = f"{'divide' if abs(c) > 1 else 'multiply'} by {big:.9g}" + (" and flip the sign" if c < 0 else "")
-    meaning = f" ({big:.6g} is {', or '.join(known[:3])})" if known else ""
-    return Diagnosis("factor", f"the gradient is {c:.9g} times what it should be: {remedy}{meaning}", seen)
+    if known:
+        remedy += f"; {big:.6g} is {', or '.join(known[:2])}"
+        remedy += ": a mean where a sum belongs, or the reverse?" if known[0].startswith(SIZES) else ""
+    return Diagnosis("factor", f"the gradient is {c:.9g} times what it should be: {remedy}", seen)
+
+
+SIZES = ("the size", "the number")
 
 
 def _known_numbers(e: Evidence) -> Iterator[tuple[float, str]]:
-    """Numbers that gradients are often off by, with what they are."""
-    mean = "a mean where a sum belongs, or the reverse"
-    arrays = [(f"d{e.name}", e.x), *(("the output", y) for y in e.outputs)]
-    sizes = [(n, f"the size of axis {a - x.ndim} of {name}") for name, x in arrays for a, n in enumerate(x.shape)]
-    sizes += [(x.size, f"the number of entries of {name}") for name, x in arrays if x.ndim != 1]
-    sizes += [(x.size // x.shape[-1], f"the number of rows of {name}") for name, x in arrays if x.ndim > 1 and x.size]
-    y_size = sum(y.size for y in e.outputs)
-    sizes += [(e.x.size / max(y_size, 1), f"the number of entries of {e.name} to one of the output")]
-    sizes += [(y_size / max(e.x.size, 1), f"the number of places where each entry of {e.name} is used")]
-    yield from ((float(n), f"{words}: {mean}") for n, words in sizes if n > 1)
+    """Numbers that gradients are often off by, with what they are; the likeliest first."""
     scalars = {k: v for k, v in e.options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     scalars |= {n: a.item() for n, a in zip(e.names, e.inputs, strict=True) if a.ndim == 0 and a.dtype.kind in "iuf"}
     for name, value in scalars.items():
         for words, number in ((name, value), (f"1 - {name}", 1 - value)):
             if number not in (0, 1):
                 yield max(abs(number), 1 / abs(number)), f"{words} (or 1 over it)"
+    arrays = [(f"d{e.name}", e.x), *(("the output", y) for y in e.outputs)]
+    sizes = [(n, f"the size of axis {a - x.ndim} of {name}") for name, x in arrays for a, n in enumerate(x.shape)]
+    sizes += [(x.size // x.shape[-1], f"the number of rows of {name}") for name, x in arrays if x.ndim > 1 and x.size]
+    sizes += [(x.size, f"the number of entries of {name}") for name, x in arrays if x.ndim != 1]
+    y_size = sum(y.size for y in e.outputs)
+    sizes += [(e.x.size / max(y_size, 1), f"the number of entries of {e.name} to one of the output")]
+    sizes += [(y_size / max(e.x.size, 1), f"the number of places where each entry of {e.name} is used")]
+    yield from ((float(n), words) for n, words in sizes if n > 1)
     yield from ((float(k), f"the factor that a power of {k} brings down") for k in (2, 3, 4))
-    yield from ((math.sqrt(n), f"the square root of {n}, {words}") for n, words in sizes if n > 1)
+    yield from ((math.sqrt(n), f"the square root of {n}, {words}") for n, words in sizes if n > 4)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ ENTRYWISE: tuple[Hypothesis, ...] = (
     sums.cotangent_summed,
     sums.missing_direction,
     factors.named_factor,
+    places.missing_mask,
     sums.extra_sum,
     places.misplaced,
     places.passes_through,

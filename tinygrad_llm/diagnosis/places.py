@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,6 +70,21 @@ def _misplaced(evidence: str) -> Diagnosis:
     )
 
 
+def missing_mask(e: Evidence) -> Diagnosis | None:
+    """G = J where J is not 0; and where J is 0, G has values that J has elsewhere."""
+    spurious, values = e.wrong & (np.abs(e.right) <= e.floor), np.unique(e.right[np.abs(e.right) > e.floor])
+    if not spurious.any() or (e.wrong != spurious).any() or len(values) > 3:
+        return None
+    if not e.near(e.given[spurious][:, None], values).any(1).all():
+        return None
+    return Diagnosis(
+        "missing_mask",
+        "entries receive a gradient that did not act on the output: the mask (which entry was the largest, within the "
+        "bounds, chosen, kept ...) is missing",
+        f"{int(spurious.sum())} of {spurious.size} derivatives are 0 but not in the vjp; the others are right",
+    )
+
+
 def passes_through(e: Evidence) -> Diagnosis | None:
     """G = 1: dx = dy."""
     if e.y is None or e.y.shape != e.x.shape or not e.explains(np.eye(e.x.size)):
@@ -113,6 +129,14 @@ def wrong_places(e: Evidence) -> Diagnosis | None:
     for words, side in (("negative", e.x < 0), ("positive", e.x > 0), ("zero", e.x == 0)):
         if count > 1 and n - count > 1 and np.array_equal(wrong, side):
             text = f"wrong exactly where {e.name} is {words}: that branch of the function has another derivative"
+            return Diagnosis("branch", text, seen)
+    for words, v in ((e.name, e.x), (f"|{e.name}|", np.abs(e.x))):
+        inside, outside = v[wrong], v[~wrong]
+        bound = inside.min() > outside.max() or inside.max() < outside.min()
+        if bound and math.comb(n, count) > 100:  # else it may be chance
+            sign = ">" if inside.min() > outside.max() else "<"
+            limit = (inside.min() + outside.max() if sign == ">" else inside.max() + outside.min()) / 2
+            text = f"wrong exactly where {words} {sign} {limit:.2g} or so: that branch of the function is wrong"
             return Diagnosis("branch", text, seen)
     for axis in e.long_axes():
         hit = np.flatnonzero(wrong.any(tuple(a for a in range(wrong.ndim) if a != axis)))

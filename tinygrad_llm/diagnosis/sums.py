@@ -140,14 +140,12 @@ def _missing(e: Evidence, cause: str, direction: str, axis: int) -> Diagnosis:
     )
     text = {"missing_mean": mean, "missing_projection": projection}.get(cause, f"{mean}; and {projection}")
     hidden = e.units and (np.abs(e.error.sum(0)) <= 100 * e.floor).all()
-    is_what = {"missing_mean": "constant", "missing_projection": f"{direction} times a number"}
-    return Diagnosis(
-        cause,
-        text,
-        f"along {where}, tape minus numeric is {is_what.get(cause, f'a constant plus {direction} times a number')}, in "
-        f"all {len(e.error)} cotangents"
-        + ("; it is 0 for a constant cotangent, which would have hidden this" if hidden else ""),
-    )
+    shown = {"missing_mean": "constant", "missing_projection": f"{direction} times a number"}
+    shape = shown.get(cause, f"a constant plus {direction} times a number")
+    evidence = f"along {where}, tape minus numeric is {shape} for every cotangent"
+    if hidden:
+        evidence += "; it is 0 for a constant cotangent, which would have hidden this"
+    return Diagnosis(cause, text, evidence)
 
 
 def rank_one(e: Evidence) -> Diagnosis | None:
