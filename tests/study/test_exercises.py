@@ -476,6 +476,15 @@ def test_what_comes_back_from_the_process(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_the_student_prints_is_shown_once_for_each_draw(tmp_path, here, capsys):
+    path = blank("exp", tmp_path)
+    solve(path, "print('dy', dy.shape)\nreturn dy")
+    check_exercise(path)
+    assert capsys.readouterr().out == "dy (2, 3)\n"
+    hint_exercise(path)
+    assert capsys.readouterr().out == "dy (2, 3)\n"
+
+
 def test_hints_go_on_with_the_next_gradient(tmp_path, here):
     path = blank("mul", tmp_path)
     hints = [str(hint_exercise(path)) for _ in range(5)]

@@ -6,12 +6,14 @@ so belongs into a process of its own (`trial.py`).
 
 from __future__ import annotations
 
+import contextlib
 import linecache
+import os
 import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,8 @@ class Attempt:
 
     def is_right(self, name: str, inputs: Sequence[Any], options: dict[str, Any], dy: Any) -> bool:
         """Whether the gradient of input `name`, which must be there, equals the library's."""
-        mine = _many(self.gradients(inputs, options, dy)[name])
+        with quiet():
+            mine = _many(self.gradients(inputs, options, dy)[name])
         right = _many(self._library(inputs, options, dy)[name])
         given = inputs if self.operation.variadic else (inputs[self.operation.parameters.index(name)],)
         summed = [unbroadcast(np.asarray(g), np.shape(x)) for g, x in zip(right, given, strict=True)]
@@ -186,6 +189,13 @@ class Attempt:
         if "read-only" in str(error):
             lines.append("    dy, the inputs and what forward has computed may be used again: do not write to them")
         return Problem("\n".join(lines))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the student prints: their vjp is called many times."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def load(operation: Operation, path: Path) -> Attempt:

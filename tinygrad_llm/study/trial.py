@@ -20,7 +20,7 @@ import numpy as np
 
 import tinygrad_llm
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.attempt import Attempt, Mistake, Problem, check_sample, describe, load
+from tinygrad_llm.study.attempt import Attempt, Mistake, Problem, check_sample, describe, load, quiet
 from tinygrad_llm.study.derivations import Derivation, derive, draw_cotangent, sample_shape
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.study.task import gradient_name
@@ -62,7 +62,9 @@ def try_out(operation: Operation, path: Path, hint: bool = False, limit: float =
         task = "hint" if hint else "check"
         command = [sys.executable, "-c", program, operation.name, str(path), folder, str(limit), task]
         try:
-            status = subprocess.run(command, timeout=limit + 20, env=_environment()).returncode
+            status = subprocess.run(
+                command, stdin=subprocess.DEVNULL, timeout=limit + 20, env=_environment()
+            ).returncode
         except subprocess.TimeoutExpired:
             status = 1
         if result.exists():
@@ -155,7 +157,8 @@ def _wrong(attempt: Attempt, number: int, seed: int) -> Outcome | None:
         right = [gradient_name(operation, name) for name in right if attempt.is_right(name, inputs, options, dy)]
         return Outcome(text="\n".join([call, *texts, *(f"{name} is right" for name in right)]))
     try:
-        report = check_sample(operation, attempt.function, number, seed)
+        with quiet():
+            report = check_sample(operation, attempt.function, number, seed)
     except Exception as error:
         raise Mistake(attempt.problem(error)) from error
     return None if report else Outcome(text=f"{call}\n{report}")
