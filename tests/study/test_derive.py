@@ -63,7 +63,7 @@ x  (2, 2)
     [[ 0.1 -0.1]
      [ 0.6  0.1]]
 relu(x)  (2, 2)
-    [[0.1 0.0]
+    [[0.1   0]
      [0.6 0.1]]
 dy  (2, 2)
     [[ 0.5 -1.0]
@@ -77,21 +77,21 @@ The gradient of x
      [0 0 1 0]
      [0 0 0 1]]
     summed with dy:
-    [[0.5 0.0]
+    [[0.5   0]
      [2.0 3.0]]
 
 2. only the term i = j is left of the sum: dy passes where x > 0
-    [[0.5 0.0]
+    [[0.5   0]
      [2.0 3.0]]
     equal to the step before exactly
 
 3. x > 0 exactly where y = max(x, 0) > 0, so y is enough to know where
-    [[0.5 0.0]
+    [[0.5   0]
      [2.0 3.0]]
     equal to the step before exactly
 
 4. this is what the lines of vjp compute
-    [[0.5 0.0]
+    [[0.5   0]
      [2.0 3.0]]
     equal to the step before exactly
 
@@ -303,7 +303,7 @@ def test_a_page():
         ([0.0, 0.0], ["0", "0"]),
         ([1e-9, 2e-9], ["1.00000e-09", "2.00000e-09"]),
         ([123456789.0, 0.0], ["1.23457e+08", "0"]),
-        ([np.inf, 1.5, -0.0], ["inf", "1.5", "0.0"]),
+        ([np.inf, 1.5, -0.0], ["inf", "1.5", "0"]),
         ([np.nan, 0.25], ["nan", "0.25"]),
     ],
 )

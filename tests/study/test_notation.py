@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tinygrad_llm as tg
+from tinygrad_llm.operation import Operation
 from tinygrad_llm.study import notation
 from tinygrad_llm.study.formulas import parse
 from tinygrad_llm.study.typesetting import house, latex, mathml, terminal
@@ -40,6 +41,8 @@ FORMS = [
     ("z_k = sum_(j in k) x_j", "zₖ = Σ_(j ∈ k) xⱼ", r"{z}_{k} = \sum_{j \in  k}\,{x}_{j}"),
     ("q_t . k_s - u'", "qₜ · kₛ − u′", r"{q}_{t}\cdot {k}_{s} - {u}'"),
     ("f(x, y) (a) 3.7e-44", "f(x, y) (a) 3.7·10⁻⁴⁴", r"f\left(x, y\right)\,\left(a\right)\,3.7\cdot 10^{-44}"),
+    ("|x| |y|", "|x| |y|", r"\left|x\right|\,\left|y\right|"),
+    ("gx gain rstd dgain", "gx gain rstd dgain", r"{gx}\,\text{gain}\;\text{rstd}\,{d\text{gain}}"),
     ("sum dgain / k!", "Σ dgain / k!", r"\sum\,\frac{{d\text{gain}}}{{k}!}"),
     ("(1/s) sum_i e^x_i + b", "(1/s) Σᵢ e^xᵢ + b", None),
     ("∂log p_v/∂x_j = inf", "∂log pᵥ/∂xⱼ = ∞", None),
@@ -187,6 +190,29 @@ def test_sources():
     assert '"""' not in forward
     assert forward.endswith("y += bias\n\n    return y, vjp")
     assert "# centred; divided" in forward
+
+
+def test_the_formula_that_leads_stands_by_itself():
+    html = notation.docstring_html("``y =\n  x``: the identity.\n\nMore.", lead=True)
+    assert html.startswith('<div class="lead-formula"><math')
+    assert html.endswith("</div>\n<p>the identity.</p>\n<p>More.</p>")
+    for doc in ("``x @ y`` is code.", "The ``y = x``."):
+        assert "lead-formula" not in notation.docstring_html(doc, lead=True)
+
+
+def test_a_comment_below_the_docstring_stays_in_the_source():
+    def own(x):
+        """Not shown.
+
+        Nor this.
+        """
+        # shown
+        y = x + 0
+        return y, lambda dy: dy
+
+    source = notation.forward_source(Operation(own))
+    assert source == "def own(x):\n    # shown\n    y = x + 0\n    return y, lambda dy: dy"
+    assert notation.vjp_source(Operation(own)) == "# no sample: the vjp is inside the forward function"
 
 
 def test_sources_of_an_operation_with_two_forms():

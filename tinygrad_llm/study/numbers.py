@@ -69,7 +69,7 @@ def number_format(array: Array, exact: bool = False) -> Callable[[Any], str]:
         decimals = DIGITS - 1 - math.floor(math.log10(largest)) if largest else 1
         decimals = min(decimals, DIGITS)
         decimals = max((len(f"{v:.{decimals}f}".partition(".")[2].rstrip("0")) for v in finite.ravel()), default=0)
-    return lambda v: f"{v + 0.0:.{decimals}f}"
+    return lambda v: f"{v:.{decimals}f}" if v else "0"
 
 
 def plain_numbers(value: Any, width: int = 100, exact: bool = False) -> str:
