@@ -8,7 +8,8 @@ does not count is left out by rule:
 * ``==`` and the orderings are replaced by one another, ``is`` by ``is not``; whether ``4 is 4`` is a matter of CPython.
 * Nothing is changed in annotations, in strings (docstrings, the sentences of a derivation, what ``__repr__`` returns),
   nor in what a ``raise`` says.
-* The functions that draw an operation's samples are the data of its checks: another legal draw is no mistake.
+* The functions that draw an operation's samples (their first argument is `rng`) are the data of its checks: another
+  legal draw is no mistake.
 * A mutant that does not compile, or that compiles to the same program, is none.
 """
 
@@ -61,6 +62,7 @@ class Mutant:
     after: str
     source: str
     key: str
+    in_derivation: bool
 
 
 def mutants(module: str, source: str) -> list[Mutant]:
@@ -80,7 +82,8 @@ def mutants(module: str, source: str) -> list[Mutant]:
         key = hashlib.sha256("\0".join([module, *programs]).encode()).hexdigest()[:32]
         before, after = _changed_lines(parts[place], changed)
         whole = "".join([*parts[:place], changed, *parts[place + 1 :]])
-        found.setdefault(key, Mutant(module, operator, occurrence, start, end, before, after, whole, key))
+        derivation = ".derivation(" in parts[place]
+        found.setdefault(key, Mutant(module, operator, occurrence, start, end, before, after, whole, key, derivation))
     return sorted(found.values(), key=lambda m: (m.start, m.operator, m.occurrence))
 
 
@@ -158,7 +161,7 @@ def _counts(node: Any) -> bool:
                 return False
             if parent.name.value == "__repr__":
                 return False
-        if parent.type == "decorated" and ".sample" in parent.children[0].get_code():
+        if parent.type in ("funcdef", "lambdef") and [p.name.value for p in parent.get_params()[:1]] == ["rng"]:
             return False
         child, parent = parent, parent.parent
     return True

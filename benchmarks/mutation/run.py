@@ -31,7 +31,7 @@ from mutants import Mutant, mutants
 from report import Score, print_report, read_equivalents, summary
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from trial import CORE, Plan, Trial, measure, plan, wait
+from trial import CORE, Plan, Worker, measured, wait
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -102,21 +102,31 @@ def try_all(copy: Path, every: list[Mutant], session: WorkDB, options: argparse.
     # without a thread that draws: it would be forked too
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as progress:
         task = progress.add_task("", total=len(waiting))
-        running: dict[Trial, Mutant] = {}
+        running: dict[Worker, Mutant] = {}
+        idle: list[Worker] = []
         while waiting or running:
             while waiting and len(running) < options.jobs:
                 mutant = waiting.pop(0)
                 if mutant.module not in plans:
-                    plans[mutant.module] = plan(copy, mutant.module)
-                    measure(copy, mutant.module, plans[mutant.module], progress.console.print)
-                running[Trial(copy, mutant.module, mutant.source, plans[mutant.module])] = mutant
+                    plans[mutant.module], line = measured(copy, mutant.module)
+                    progress.console.print(line)
+                worker = next((w for w in idle if w.module == mutant.module), None)
+                if worker is None:
+                    worker = Worker(copy, mutant.module, plans[mutant.module])
+                    while idle:
+                        idle.pop().stop()
+                else:
+                    idle.remove(worker)
+                worker.start(mutant.source, mutant.in_derivation)
+                running[worker] = mutant
             wait(list(running))
-            for trial in list(running):
-                outcome = trial.outcome()
-                if outcome is not None:
-                    mutant = running.pop(trial)
-                    session.set_result(mutant.key, result(mutant, outcome.killer))
-                    progress.update(task, advance=1, description=mutant.module, refresh=True)
+            for worker in [w for w in running if w.ready()]:
+                mutant = running.pop(worker)
+                session.set_result(mutant.key, result(mutant, worker.outcome().killer))
+                idle.append(worker)
+                progress.update(task, advance=1, description=mutant.module, refresh=True)
+    for worker in idle:
+        worker.stop()
 
 
 def work_item(mutant: Mutant) -> WorkItem:

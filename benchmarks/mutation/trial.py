@@ -1,13 +1,16 @@
-"""Trying a mutant: the tests that can reach its file are run against it, in a process forked for it alone.
+"""Trying mutants: the tests that can reach a file are run against each of its mutants, in a process of its own.
 
-The parent has imported pytest, hypothesis and NumPy, but nothing of the package; so a child starts at once, and imports
-the package afresh, with the mutant in the place of its file. Nothing is written to a file. A child that takes much
-longer than the unchanged program, or much more memory, has found its mutant.
+A `Worker` is a process that has collected the tests of one file. For each mutant it forks a child, which puts the
+changed function in the place of the original and runs the tests; where that cannot be done (a decorator is gone, a
+class or a constant changed, or the file belongs to the core) the child forgets the package and collects anew, which
+takes half a second longer. Nothing is written to any file. A child that takes much longer than the unchanged program,
+or much more memory, has found its mutant.
 """
 
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.machinery
 import json
 import os
@@ -16,18 +19,19 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
-from typing import Any
+from typing import Any, ClassVar
 
 import _hypothesis_pytestplugin
-import hypothesis.extra.numpy  # noqa: F401  (what a child needs is loaded before it is forked)
+import hypothesis.extra.numpy  # noqa: F401  (what the workers need is loaded before they are forked)
 import numpy  # noqa: F401
 import pytest
 
 MEMORY_LIMIT = 6 * 2**30
+TOO_SLOW = 1.0  # seconds; the few tests that take longer, such as chains of 100,000 operations, are left out
 MATRIX = "tests/ops/test_every_operation.py"
 CORE = ("tape.py", "tensor.py", "operation.py")
 CORE_TESTS = ["tests/test_tape.py", "tests/test_tensor.py", "tests/test_operation.py", "tests/test_checking.py"]
@@ -44,12 +48,14 @@ class Plan:
 
 
 def plan(root: Path, module: str) -> Plan:
-    """The tests of a file itself, then those of the files of ops that import it; for the core, everything."""
+    """The tests of a file itself, then those of the files of ops that import it; for the core, its own."""
     package = root / "tinygrad_llm"
+    if module in CORE:
+        return Plan([f for f in CORE_TESTS if (root / f).exists()], [])
     names = sorted(f"ops/{p.name}" for p in (package / "ops").glob("*.py") if p.stem != "__init__")
-    reached = names if module in CORE else _importers(package, module, names)
+    reached = _importers(package, module, names)
     own = [f"tests/ops/test_{Path(m).stem}.py" for m in reached]
-    files = [*(CORE_TESTS if module in CORE else []), *own[:1], MATRIX, *own[1:]]
+    files = [*own[:1], MATRIX, *own[1:]]
     return Plan([f for f in files if (root / f).exists()], [f"tinygrad_llm.ops.{Path(m).stem}" for m in reached])
 
 
@@ -74,104 +80,236 @@ class Outcome:
     seconds: dict[str, float]
 
 
-class Trial:
-    """A child process at work on one mutant."""
+class Worker:
+    """A process that tries the mutants of one file, one at a time."""
 
-    def __init__(self, root: Path, module: str, source: str | None, plan: Plan) -> None:
-        reading, writing = os.pipe()
-        self.began, self.plan, self.pipe = time.monotonic(), plan, reading
+    alive: ClassVar[list[Worker]] = []
+
+    def __init__(self, root: Path, module: str, plan: Plan) -> None:
+        self.module = module
+        requests, self._send = os.pipe()
+        self.answers, answer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(reading)
-            _child(root, module, source, plan, writing)
-        os.close(writing)
-        self.received = b""
+            for worker in (*self.alive, self):  # or the others would not notice that their pipes are closed
+                os.close(worker._send)
+                os.close(worker.answers)
+            _serve(root, module, plan, requests, answer)
+        os.close(requests)
+        os.close(answer)
+        self.alive.append(self)
 
-    def outcome(self) -> Outcome | None:
-        """None while the child is running."""
-        late = time.monotonic() - self.began > self.plan.limit
-        if late:
-            os.kill(self.pid, signal.SIGKILL)
-        else:
-            chunk = os.read(self.pipe, 1 << 20)
-            self.received += chunk
-            if chunk:
-                return None
-        os.close(self.pipe)
+    def start(self, source: str, in_derivation: bool = False) -> None:
+        """Begin with a changed file; `in_derivation` says which tests are likely to notice."""
+        _write(self._send, {"source": source, "in_derivation": in_derivation})
+
+    def ready(self) -> bool:
+        return bool(select.select([self.answers], [], [], 0)[0])
+
+    def outcome(self) -> Outcome:
+        """Waits for it."""
+        answer = _read(self.answers)
+        if answer is None:
+            raise RuntimeError(f"{self.module}: its tests cannot be collected")
+        return Outcome(**answer)
+
+    def stop(self) -> None:
+        self.alive.remove(self)
+        os.close(self._send)
+        os.close(self.answers)
         os.waitpid(self.pid, 0)
-        if late:
-            return Outcome(f"no end after {self.plan.limit:.0f} s", {})
-        if not self.received:
-            return Outcome("the process died", {})
-        return Outcome(**json.loads(self.received))
 
 
-def wait(trials: list[Trial]) -> None:
-    """Until one of them has something to say, or a second has passed."""
-    select.select([t.pipe for t in trials], [], [], 1.0)
+def wait(workers: list[Worker]) -> None:
+    """Until one of them has an answer."""
+    select.select([w.answers for w in workers], [], [])
 
 
-def _child(root: Path, module: str, source: str | None, plan: Plan, pipe: int) -> None:
+def measured(root: Path, module: str) -> tuple[Plan, str]:
+    """The plan for a file, and a line about it: the unchanged program must pass, and how long it takes is the limit."""
+    result = plan(root, module)
+    worker = Worker(root, module, result)
+    began = time.monotonic()
+    worker.start((root / "tinygrad_llm" / module).read_text(encoding="utf-8"))
+    outcome = worker.outcome()
+    worker.stop()
+    if outcome.killer is not None:
+        raise RuntimeError(f"{module}: without any change {outcome.killer} fails")
+    result.seconds = outcome.seconds
+    result.limit = 10 + 5 * (time.monotonic() - began)
+    return result, f"{module}: {len(outcome.seconds)} tests, {time.monotonic() - began:.1f} s unchanged"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In the worker
+
+
+def _write(pipe: int, content: Any) -> None:
+    data = json.dumps(content).encode() + b"\n"
+    while data:
+        data = data[os.write(pipe, data) :]
+
+
+def _read(pipe: int) -> Any:
+    """One message; None if there will be none."""
+    data = b""
+    while not data.endswith(b"\n"):
+        chunk = os.read(pipe, 1 << 20)
+        if not chunk:
+            return None
+        data += chunk
+    return json.loads(data)
+
+
+def _serve(root: Path, module: str, plan: Plan, requests: int, answers: int) -> None:
     try:
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
         os.chdir(root)
         sys.path[:] = [str(root), *(p for p in sys.path if p)]
-        if source is not None:
-            sys.meta_path.insert(0, _Mutated(root, module, source))
-        watcher = _Watcher(plan)
-        sys.modules["libcst"] = None  # type: ignore[assignment]  # or hypothesis takes a second to write a patch
-        options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "--hypothesis-profile=mutation"]
-        status = pytest.main([*options, *plan.files], plugins=[watcher, _hypothesis_pytestplugin])
-        if status and watcher.failed is None:
-            watcher.failed = "collection"
-        os.write(pipe, json.dumps({"killer": watcher.failed, "seconds": watcher.seconds}).encode())
+        _pytest(plan, _Server(root, module, plan, requests, answers))
     finally:
         os._exit(0)
 
 
-class _Watcher:
-    """Chooses and sorts the tests, and sees what becomes of them."""
+def _pytest(plan: Plan, plugin: Any) -> None:
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--hypothesis-profile=mutation"]
+    pytest.main([*options, *plan.files], plugins=[plugin, _hypothesis_pytestplugin])
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.failed: str | None = None
+
+class _Server:
+    """Instead of running the tests that pytest has collected, runs them again and again, in children."""
+
+    def __init__(self, root: Path, module: str, plan: Plan, requests: int, answers: int) -> None:
+        self.root, self.module, self.plan, self.requests, self.answers = root, module, plan, requests, answers
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        gc.freeze()  # what is loaded by now need not be searched for garbage again and again
+        while (request := _read(self.requests)) is not None:
+            _write(self.answers, self._tried(session, request))
+        return True
+
+    def _tried(self, session: pytest.Session, request: dict[str, Any]) -> dict[str, Any]:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._child(session, request, writing)
+        os.close(writing)
+        answer: Any = {"killer": f"no end after {self.plan.limit:.0f} s", "seconds": {}}
+        if select.select([reading], [], [], self.plan.limit)[0]:
+            answer = _read(reading) or {"killer": "the process died", "seconds": {}}
+        os.close(reading)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return answer
+
+    def _child(self, session: pytest.Session, request: dict[str, Any], pipe: int) -> None:
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+            run = _Run(self.plan, request["in_derivation"], pipe)
+            if self.module not in CORE and patched(self.module, request["source"]):
+                session.config.pluginmanager.register(run)
+                for item, following in run.chosen(session.items):
+                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            else:
+                _forget(self.root)
+                sys.meta_path.insert(0, _Mutated(self.root, self.module, request["source"]))
+                _pytest(self.plan, run)
+                run.report("collection")
+            run.report(None)
+        finally:
+            os._exit(0)
+
+
+class _Run:
+    """Chooses and sorts the tests, and ends the process when one of them has failed."""
+
+    def __init__(self, plan: Plan, derivations_first: bool, pipe: int) -> None:
+        self.plan, self.derivations_first, self.pipe = plan, derivations_first, pipe
         self.seconds: dict[str, float] = {}
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        for item, following in self.chosen(session.items):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        self.report(None)
+
+    def chosen(self, items: list[pytest.Item]) -> Iterator[tuple[pytest.Item, pytest.Item | None]]:
+        """Each test with the one after it: those of the file itself first, then those of the files that import it."""
         import tinygrad_llm
 
-        def rank(item: pytest.Item) -> Any:
-            name = getattr(item, "callspec", None) and item.callspec.params.get("name")
-            if not item.nodeid.startswith(MATRIX):
-                module = 0
-            else:
-                module = self.plan.modules.index(tinygrad_llm.registry[name].__module__)
-            slow = self.plan.seconds.get(item.nodeid, 0.0) > 0.5
-            return slow, module
-
-        def wanted(item: pytest.Item) -> bool:
-            if not item.nodeid.startswith(MATRIX):
-                return True
-            operation = tinygrad_llm.registry.get(item.callspec.params["name"])
-            return operation is not None and operation.__module__ in self.plan.modules
-
-        items[:] = sorted(filter(wanted, items), key=rank)
+        ranked = []
+        for item in items:
+            rank = 0
+            if item.nodeid.startswith(MATRIX):
+                operation = tinygrad_llm.registry.get(item.callspec.params["name"])  # type: ignore[attr-defined]
+                if operation is None or operation.__module__ not in self.plan.modules:
+                    continue
+                rank = self.plan.modules.index(operation.__module__)
+            seconds = self.plan.seconds.get(item.nodeid, 0.0)
+            if seconds <= TOO_SLOW:
+                later = self.derivations_first and "test_derivation" not in item.name
+                ranked.append(((later, seconds > TOO_SLOW / 2, rank), item))
+        ordered = [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+        return zip(ordered, [*ordered[1:], None], strict=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
-        if report.failed and self.failed is None:
-            self.failed = report.nodeid
+        if report.failed:
+            self.report(report.nodeid)
+
+    def report(self, killer: str | None) -> None:
+        """Tell the parent, and end at once."""
+        _write(self.pipe, {"killer": killer, "seconds": self.seconds})
+        os._exit(0)
+
+
+def patched(module: str, source: str) -> bool:
+    """Put the functions and operations of a changed file in the place of those already loaded, if all can be.
+
+    Others hold on to the old objects (``from ... import rows``), so these get the insides of the new ones.
+    """
+    from tinygrad_llm.operation import Operation
+    from tinygrad_llm.tensor import registry
+
+    loaded = sys.modules[_name(module)]
+    old = dict(vars(loaded))
+    exec(compile(source, str(loaded.__file__), "exec", dont_inherit=True), vars(loaded))
+    for name, before in old.items():
+        after = vars(loaded)[name]
+        if before is after or name == "__builtins__":
+            continue
+        if type(before) is not type(after):
+            return False
+        if isinstance(after, Operation):
+            vars(before).clear()
+            vars(before).update(vars(after))
+            registry[after.name] = before
+        elif isinstance(after, types.FunctionType):
+            before.__code__, before.__defaults__ = after.__code__, after.__defaults__
+            before.__kwdefaults__ = after.__kwdefaults__
+        elif before != after:
+            return False
+        vars(loaded)[name] = before
+    return True
+
+
+def _name(module: str) -> str:
+    return f"tinygrad_llm.{module.removesuffix('.py').replace('/', '.')}"
+
+
+def _forget(root: Path) -> None:
+    """As if nothing of the repository had been imported."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(root)):
+            del sys.modules[name]
 
 
 class _Mutated(importlib.machinery.SourceFileLoader):
     """Finds and loads one module, from the mutated source instead of the file."""
 
     def __init__(self, root: Path, module: str, source: str) -> None:
-        name = f"tinygrad_llm.{module.removesuffix('.py').replace('/', '.')}"
-        super().__init__(name, str(root / "tinygrad_llm" / module))
+        super().__init__(_name(module), str(root / "tinygrad_llm" / module))
         self.mutated = source
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
@@ -179,18 +317,5 @@ class _Mutated(importlib.machinery.SourceFileLoader):
             return None
         return importlib.machinery.ModuleSpec(name, self, origin=self.path)
 
-    def get_code(self, fullname: str) -> CodeType:
+    def get_code(self, fullname: str) -> types.CodeType:
         return compile(self.mutated, self.path, "exec", dont_inherit=True)
-
-
-def measure(root: Path, module: str, plan: Plan, report: Callable[[str], None]) -> None:
-    """Run the unchanged program once: the tests must pass, and how long they take sets the limit."""
-    began = time.monotonic()
-    trial = Trial(root, module, None, plan)
-    while (outcome := trial.outcome()) is None:
-        wait([trial])
-    if outcome.killer is not None:
-        raise RuntimeError(f"{module}: without any change {outcome.killer} fails")
-    plan.seconds = outcome.seconds
-    plan.limit = 20 + 10 * (time.monotonic() - began)
-    report(f"{module}: {len(outcome.seconds)} tests, {time.monotonic() - began:.1f} s unchanged")

@@ -96,6 +96,7 @@ INDICES = [
     np.array(1),
     np.array([[0, -1], [2, 2]]),
     np.array([], int),
+    [],
     np.array([0, 2, 1], np.uint8),
     (slice(None), np.array([3, 3, -4])),
     (np.array([0, 0, 2]), np.array([1, 1, 3])),
@@ -112,7 +113,7 @@ INDICES = [
 def test_getitem_reads_and_its_gradient_counts_the_reads(rng, index):
     x = leaf(rng.standard_normal((3, 4, 2)))
     y = x[index]
-    places = np.arange(x.size).reshape(x.shape)[np.asarray(index) if isinstance(index, list) else index]
+    places = np.arange(x.size).reshape(x.shape)[np.asarray(index, int) if isinstance(index, list) else index]
     np.testing.assert_array_equal(y.data, x.data.ravel()[places])
     dy = rng.standard_normal(y.shape)
     y.backward(dy)
@@ -141,6 +142,16 @@ def test_getitem_of_an_empty_axis():
     y = x[np.zeros(0, int)]
     y.backward(np.ones((0, 3)))
     assert x.grad.shape == (0, 3)
+
+
+def test_a_mask_without_entries_is_still_a_mask():
+    assert getitem(np.ones((0, 3)), np.zeros((0, 3), bool)).shape == (0,)
+
+
+@pytest.mark.parametrize("index", [[1.0], [0.0, 1.5], np.ones((1, 2))])
+def test_floating_point_indices_are_refused(index):
+    with pytest.raises(IndexError, match=r"getitem: .*integer"):
+        getitem(np.ones((3, 4)), index)
 
 
 def test_only_integer_arrays_can_read_a_place_twice():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tinygrad_llm as tg
+from tinygrad_llm.checking import derivation_steps
 from tinygrad_llm.ops import cross_entropy
 
 
@@ -141,7 +142,7 @@ def test_the_vjp_can_be_called_again_and_keeps_the_logits(rng):
     np.testing.assert_array_equal(logits, old)
 
 
-@pytest.mark.parametrize("bad", [-1, 4, 1000])
+@pytest.mark.parametrize("bad", [-1, 4, 1000, -101])
 def test_refuses_targets_outside_the_vocabulary(bad):
     message = rf"cross_entropy: target {bad} is outside the vocabulary of V=4 \(and is not ignore_index=-100\)"
     with pytest.raises(IndexError, match=message):
@@ -152,6 +153,8 @@ def test_says_what_is_wrong():
     logits, targets = np.zeros((2, 3, 4)), np.zeros((2, 3), int)
     with pytest.raises(ValueError, match=r"cross_entropy: logits \(B=2, T=3, V=4\) and targets \(3,\): expected"):
         cross_entropy(logits, targets[0])
+    with pytest.raises(ValueError, match=r"cross_entropy: logits .* and targets \(2, 2\): expected"):
+        cross_entropy(logits, targets[:, :2])
     with pytest.raises(ValueError, match=r"targets \(2, 3, 1\)"):
         cross_entropy(logits, targets[..., None])
     with pytest.raises(ValueError, match="with V at least 1"):
@@ -165,3 +168,36 @@ def test_says_what_is_wrong():
     for smoothing in (-0.1, 1.1):
         with pytest.raises(ValueError, match=r"label_smoothing=.* is not in \[0, 1\]"):
             cross_entropy(logits, targets, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("unknown", [np.nan, np.inf, -np.inf])
+def test_ignored_rows_may_hold_anything(rng, unknown):
+    clean, targets = rng.standard_normal((4, 3)), np.array([2, -100, 0, -100])
+    strange = clean.copy()
+    strange[1] = unknown
+    a, b = leaf(clean), leaf(strange)
+    with np.errstate(invalid="ignore"):
+        for logits in (a, b):
+            cross_entropy(logits, targets, label_smoothing=0.1, z_loss=0.1).backward()
+    np.testing.assert_array_equal(a.grad, b.grad)
+    np.testing.assert_array_equal(b.grad[1], 0)
+
+
+@pytest.mark.parametrize("ignored", [0, 1, 3])
+def test_a_token_of_the_vocabulary_may_be_the_ignored_one(rng, ignored):
+    logits, targets = rng.standard_normal((8, 4)), np.array([0, 1, 2, 3, 3, 2, 1, 0])
+    others = targets != ignored
+    expected = cross_entropy(logits[others], targets[others]).item()
+    assert cross_entropy(logits, targets, ignore_index=ignored).item() == pytest.approx(expected, rel=1e-14)
+    steps = derivation_steps(cross_entropy, "logits", (logits, targets), {"ignore_index": ignored}, np.float64(0.7))
+    assert max(step.change for step in steps) < 1e-12
+
+
+def test_a_vocabulary_of_one_token_with_ignored_rows(rng):
+    logits, targets = leaf(rng.standard_normal((3, 1))), np.array([0, -100, 0])
+    loss = cross_entropy(logits, targets)
+    assert loss.item() == 0
+    loss.backward()
+    np.testing.assert_array_equal(logits.grad, 0)
+    steps = derivation_steps(cross_entropy, "logits", (logits.data, targets), {}, np.float64(0.7))
+    assert max(step.change for step in steps) < 1e-12

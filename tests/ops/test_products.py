@@ -66,6 +66,8 @@ def test_linear_does_not_change_its_bias(rng):
     [
         ((2, 8, 64), (32, 128), None, r"linear: \(B=2, T=8, C=64\) @ \(C=32, F=128\): .* the same C"),
         ((2, 4), (4,), None, r"linear: \(T=2, C=4\) @ \(F=4\)"),
+        ((2, 3), (4, 2), None, r"linear: \(T=2, C=3\) @ \(C=4, F=2\): .* the same C"),
+        ((2, 4), (4, 3, 2), None, r"linear: \(T=2, C=4\) @ \(4, C=3, F=2\): .* the same C"),
         ((), (4, 2), None, "linear: .* the same C"),
         ((2, 4), (4, 3), (4,), r"linear: the weight \(C=4, F=3\) needs a bias \(F=3,\), not \(4,\)"),
         ((2, 4), (4, 3), (1,), r"needs a bias \(F=3,\), not \(1,\)"),
