@@ -23,41 +23,42 @@ def constant_factor(e: Evidence) -> Diagnosis | None:
     if c == 0 or not e.explains(c * e.right):
         return None
     count = int((np.abs(e.right) > e.floor).sum())
-    seen = f"tape / numeric = {c:.9g} in all {count} values that are not 0"
+    where = f"in all {count} values that are not 0" if count > 1 else "in the only value that is not 0"
+    seen = f"tape / numeric = {c:.9g} {where}"
     if math.isclose(c, -1, rel_tol=1e-6):
         return Diagnosis("sign", "the sign is flipped: multiply the gradient by -1", seen)
     big = max(abs(c), 1 / abs(c))
-    known = list(dict.fromkeys(words for value, words in _known_numbers(e) if math.isclose(value, big, rel_tol=1e-5)))
+    known: dict[str, str] = {}
+    for value, kind, words in _known_numbers(e):
+        if math.isclose(value, big, rel_tol=1e-5) and (kind != "root" or not known):
+            known.setdefault(kind, words)
     if not known and count < 2:
         return None
     remedy = f"{'divide' if abs(c) > 1 else 'multiply'} by {big:.9g}" + (" and flip the sign" if c < 0 else "")
     if known:
-        remedy += f"; {big:.6g} is {', or '.join(known[:2])}"
-        remedy += ": a mean where a sum belongs, or the reverse?" if known[0].startswith(SIZES) else ""
+        remedy += f"; {big:.6g} is {', or '.join(known.values())}"
     return Diagnosis("factor", f"the gradient is {c:.9g} times what it should be: {remedy}", seen)
 
 
-SIZES = ("the size", "the number")
-
-
-def _known_numbers(e: Evidence) -> Iterator[tuple[float, str]]:
-    """Numbers that gradients are often off by, with what they are; the likeliest first."""
+def _known_numbers(e: Evidence) -> Iterator[tuple[float, str, str]]:
+    """Numbers that gradients are often off by: (value, its kind, what it is). The likeliest of each kind first."""
     scalars = {k: v for k, v in e.options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    scalars |= {n: a.item() for n, a in zip(e.names, e.inputs, strict=True) if a.ndim == 0 and a.dtype.kind in "iuf"}
+    arrays = enumerate(zip(e.names, e.inputs, strict=True))
+    scalars |= {n: a.item() for i, (n, a) in arrays if a.ndim == 0 and a.dtype.kind in "iuf" and i != e.position}
     for name, value in scalars.items():
         for words, number in ((name, value), (f"1 - {name}", 1 - value)):
             if number not in (0, 1):
-                yield max(abs(number), 1 / abs(number)), f"{words} (or 1 over it)"
-    arrays = [(f"d{e.name}", e.x), *(("the output", y) for y in e.outputs)]
-    sizes = [(n, f"the size of axis {a - x.ndim} of {name}") for name, x in arrays for a, n in enumerate(x.shape)]
-    sizes += [(x.size // x.shape[-1], f"the number of rows of {name}") for name, x in arrays if x.ndim > 1 and x.size]
-    sizes += [(x.size, f"the number of entries of {name}") for name, x in arrays if x.ndim != 1]
+                yield max(abs(number), 1 / abs(number)), "argument", f"{words} (or 1 over it)"
+    sizes = [(n, f"the size of axis {a - e.x.ndim} of d{e.name}") for a, n in enumerate(e.x.shape)]
+    sizes += [(n, f"the size of axis {a - y.ndim} of the output") for y in e.outputs for a, n in enumerate(y.shape)]
+    sizes += [(e.x.size, f"the number of entries of d{e.name}"), *((y.size, "that of the output") for y in e.outputs)]
+    sizes += [(x.size // x.shape[-1], "the number of rows") for x in (e.x, *e.outputs) if x.ndim > 1 and x.size]
     y_size = sum(y.size for y in e.outputs)
-    sizes += [(e.x.size / max(y_size, 1), f"the number of entries of {e.name} to one of the output")]
-    sizes += [(y_size / max(e.x.size, 1), f"the number of places where each entry of {e.name} is used")]
-    yield from ((float(n), words) for n, words in sizes if n > 1)
-    yield from ((float(k), f"the factor that a power of {k} brings down") for k in (2, 3, 4))
-    yield from ((math.sqrt(n), f"the square root of {n}, {words}") for n, words in sizes if n > 4)
+    sizes += [(e.x.size // max(y_size, 1), f"the number of entries of {e.name} to one of the output")]
+    sizes += [(y_size // max(e.x.size, 1), f"the number of places where each entry of {e.name} is used")]
+    yield from ((n, "size", f"{words} (a mean where a sum belongs, or the reverse)") for n, words in sizes if n > 1)
+    yield from ((k, "power", f"the factor that a power of {k} brings down") for k in (2, 3, 4))
+    yield from ((math.sqrt(n), "root", f"the square root of {n}, {words}") for n, words in sizes if n > 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
