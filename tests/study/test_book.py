@@ -3,11 +3,12 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.book import ORDER, families, index_html, write_book
+from tinygrad_llm.study.book import ORDER, families, index_html, worked_example, write_book
 
 OPERATIONS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 VOID = {"meta", "br", "mspace"}
@@ -98,6 +99,13 @@ def test_pages_are_read_in_order(folder):
 def test_operations_and_papers_that_a_docstring_mentions_are_linked(folder):
     assert '<a href="layer_norm.html"><code>layer_norm</code></a> without the mean' in read(folder, "rms_norm")
     assert '<a href="https://arxiv.org/abs/1607.06450">arXiv:1607.06450</a>' in read(folder, "layer_norm")
+
+
+def test_examples_show_gradients_that_are_not_all_zero():
+    for name in OPERATIONS:
+        for gradient in worked_example(tg.registry[name]).gradients:
+            assert any(np.any(v) for v in gradient.result), name
+    assert "seed 0" in worked_example(tg.registry["tanh"]).notes[0]
 
 
 def test_the_index(folder):

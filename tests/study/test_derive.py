@@ -252,6 +252,17 @@ def test_numbers_are_not_rounded_into_a_pole():
     assert found.exact
 
 
+def test_options_are_rounded_to_two_decimals_but_not_to_nothing():
+    drawn = {"eps": 1e-5, "value": -1.2678, "axis": 1, "name": "x"}
+    operation = own_operation(draw=lambda rng: ((np.ones(2),), drawn))
+    plain, derivation = operation.reference, operation.derivations["x"]
+    operation.reference = lambda x, **options: plain(x)
+    operation.derivations["x"] = lambda x, dy, **options: derivation(x, dy=dy)
+    found = derive(operation)
+    assert found.options == {"eps": 1e-5, "value": -1.27, "axis": 1, "name": "x"}
+    assert found.call == "reciprocal(x, eps=1e-05, value=-1.27, axis=1, name='x')"
+
+
 def test_an_error_of_the_sample_itself_is_not_hidden():
     def draw(rng):
         raise ValueError("the sample's own mistake")

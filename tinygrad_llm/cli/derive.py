@@ -22,7 +22,7 @@ from tinygrad_llm.study.derivation_check import CheckedInput, check_derivations
 from tinygrad_llm.study.derivation_html import derivation_page
 from tinygrad_llm.study.derivations import UnknownInput
 from tinygrad_llm.study.derivations import derive as derivation_of
-from tinygrad_llm.study.lookup import find_operation, refuse_existing
+from tinygrad_llm.study.lookup import UnknownOperation, find_operation, refuse_existing
 from tinygrad_llm.study.notation import first_formula, formula_text
 from tinygrad_llm.tensor import registry
 
@@ -30,8 +30,10 @@ Flag = Annotated[bool, Parameter(negative=())]
 
 
 def _known_if_given(_: Any, name: str | None) -> None:
-    if name is not None:
-        find_operation(name)
+    try:
+        find_operation(name or "add")
+    except UnknownOperation as error:
+        raise ValueError(f"{error} (tinygrad-llm derive --list shows all)") from None
 
 
 def derive(

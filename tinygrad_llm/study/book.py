@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.derivation_html import DERIVATION_STYLE, steps_html
-from tinygrad_llm.study.derivations import derive
+from tinygrad_llm.study.derivations import Derivation, derive
 from tinygrad_llm.study.notation import (
     docstring_html,
     first_formula,
@@ -184,6 +185,15 @@ def index_html(groups: list[Family]) -> Markup:
     return Markup(templates().from_string(_INDEX).render(families=entries, symbols=symbols))
 
 
+def worked_example(operation: Operation) -> Derivation:
+    """The derivation on the first numbers for which no gradient is 0 everywhere."""
+    for seed in range(20):
+        found = derive(operation, seed=seed)
+        if all(any(map(np.any, gradient.result)) for gradient in found.gradients):
+            return found
+    return derive(operation)
+
+
 def operation_html(
     operation: Operation, family: Family, links: Mapping[str, str], before: str = "", after: str = ""
 ) -> Markup:
@@ -201,7 +211,7 @@ def operation_html(
             name=operation.name,
             signature=str(inspect.signature(operation.reference)),
             doc=docstring_html(operation.__doc__ or "", links, lead=True),
-            steps=steps_html(derive(operation)) if derivable else "",
+            steps=steps_html(worked_example(operation)) if derivable else "",
             forward=highlight(forward_source(operation)),
             vjp=highlight(vjp_source(operation)),
             derivations=[highlight(source_of(function)) for function in operation.derivations.values()],

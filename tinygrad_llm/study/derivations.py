@@ -28,7 +28,7 @@ class UnknownInput(ValueError):
     """The operation has no differentiable input of that name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GradientSteps:
     """The forms of one input's gradient; the first is its definition, the last what the vjp returned."""
 
@@ -38,12 +38,18 @@ class GradientSteps:
     """If small, the dense Jacobian of the definition: a row for each entry of the result, a column for each of x."""
 
     @property
+    def result(self) -> tuple[Array, ...]:
+        """What the vjp returned: one array, or one for each input of a variadic operation."""
+        value = self.steps[-1].value
+        return value if isinstance(value, tuple) else (value,)
+
+    @property
     def largest_change(self) -> float:
         """The largest difference between two steps, per magnitude."""
         return float(np.max([step.change for step in self.steps]))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Derivation:
     """What `derive` found: the numbers it drew, and each gradient's steps. Shows itself as text, and in a notebook."""
 
