@@ -177,10 +177,11 @@ class _Anatomy:
         return row
 
     def _split_crowds(self) -> None:
-        """Group consecutive parts of a group that has too many."""
+        """Of n parts that are too many for one group, make groups of about sqrt(n) consecutive ones."""
         for group in range(len(self.groups)):
-            while len(parts := self._parts(group)) > CROWD:
-                size = math.ceil(max(math.sqrt(len(parts)), len(parts) / CROWD))
+            parts = self._parts(group)
+            if len(parts) > CROWD:
+                size = math.ceil(math.sqrt(len(parts)))
                 for start in range(0, len(parts), size):
                     self._chunk(group, parts[start : start + size])
 
@@ -196,8 +197,6 @@ class _Anatomy:
         return [part for _, part in sorted(first.values(), key=lambda pair: pair[0])]
 
     def _chunk(self, group: int, parts: list[dict[str, Any]]) -> None:
-        if len(parts) < 2:
-            return
         number = len(self.groups)
         self.groups.append({"name": "", "title": "", "parent": group, "chunk": True})
         for part in parts:

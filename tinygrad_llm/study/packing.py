@@ -31,15 +31,16 @@ class Store:
     def __init__(self, entries: int = ENTRIES) -> None:
         self.entries = entries
         self._arrays: list[tuple[Array, bool]] = []
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[tuple[int, bool], int] = {}
 
     def add(self, array: Any, whole: bool = False) -> int:
-        """The number of `array`; a `whole` one is never cropped."""
+        """The number of `array`; a `whole` one is never cropped, and stands in the page without a summary."""
         array = np.asarray(array)
-        if id(array) not in self._numbers:
-            self._numbers[id(array)] = len(self._arrays)
+        key = id(array), whole
+        if key not in self._numbers:
+            self._numbers[key] = len(self._arrays)
             self._arrays.append((array, whole))  # keeping it alive, so that its id stays its own
-        return self._numbers[id(array)]
+        return self._numbers[key]
 
     def limit(self) -> int:
         """Entries that one array may have, so that all together keep within the budget."""

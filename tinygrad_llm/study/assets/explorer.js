@@ -197,7 +197,7 @@ function unfoldFirst() {
 }
 
 const operationCount = data.boxes.filter((box) => box.op).length;
-document.getElementById("counts").textContent = `${plural(operationCount, "operation")} \u00b7 ${plural(data.boxes.length - operationCount, "leaf").replace("leafs", "leaves")}`;
+document.getElementById("counts").textContent = `${plural(operationCount, "operation")} \u00b7 ${plural(data.boxes.length - operationCount, "leaf", "leaves")}`;
 unfoldFirst();
 setTheme(dark);
 tellStory();

@@ -34,15 +34,16 @@ function groupTitle(g) {
   const group = data.groups[g];
   if (!group.chunk) return group.name;
   const operations = members[g].filter((b) => data.boxes[b].op);
-  return operations.length ? `operations ${operationNumber[operations[0]]}\u2013${operationNumber[operations.at(-1)]}` : "leaves";
+  return operations.length ? `ops ${operationNumber[operations[0]]}\u2013${operationNumber[operations.at(-1)]}` : "leaves";
 }
 const operationNumber = [];
 data.boxes.reduce((count, box, number) => (operationNumber[number] = count + (box.op ? 1 : 0)), 0);
 
-function groupCount(g) {
+function groupCount(g, all = true) {
   const operations = members[g].filter((b) => data.boxes[b].op).length;
   const leaves = members[g].length - operations;
-  return [operations ? plural(operations, "op") : "", leaves ? plural(leaves, leaves === members[g].length ? "leaf" : "parameter") : ""].filter(Boolean).join(" \u00b7 ").replace("leafs", "leaves");
+  const counts = [operations ? plural(operations, all ? "operation" : "op") : "", leaves && (all || !operations) ? plural(leaves, "leaf", "leaves") : ""];
+  return counts.filter(Boolean).join(", ");
 }
 
 function boxElement(key) {
@@ -51,15 +52,15 @@ function boxElement(key) {
   if (isGroup(key)) {
     return make("button", { type: "button", class: "box group", "data-key": key, tabindex: -1, "aria-expanded": "false", onclick: () => unfold(n) },
       make("span", { class: "head" }, make("b", {}, groupTitle(n)), make("span", { class: "fold", "aria-hidden": "true" }, "+")),
-      thumb, make("span", { class: "foot" }, make("span", {}, data.groups[n].title), make("span", {}, groupCount(n))));
+      thumb, make("span", { class: "foot" }, make("span", {}, data.groups[n].title), make("span", {}, groupCount(n, false))));
   }
   const box = data.boxes[n];
   const shape = data.arrays[data.values[box.values.at(-1)].array].shape;
   const sizes = box.values.length > 1 ? `${box.values.length} \u00d7 (${shapeText(shape)})` : shapeText(shape);
   return make("button", {
     type: "button", class: `box ${box.op ? "operation" : "leaf"}`, "data-key": key, tabindex: -1, title: box.name, onclick: () => select(n),
-  }, make("span", { class: "head" }, make("b", {}, box.op || shortName(box.name)), make("span", { class: "shape" }, sizes)),
-    thumb, ownName(box) && box.op ? make("span", { class: "foot" }, make("span", {}, box.name)) : null);
+  }, make("span", { class: "head" }, make("b", {}, box.op || shortName(box.name))), thumb, make("b", { class: "figure number", "aria-hidden": "true" }),
+    make("span", { class: "foot" }, make("span", {}, box.op ? ownName(box) : ""), make("span", {}, sizes)));
 }
 
 function frameElement(key) {
@@ -185,7 +186,11 @@ function drawThumb(key, element) {
   const signature = `${i} ${colours.zero}`;
   if (canvas.dataset.shown === signature) return;
   canvas.dataset.shown = signature;
-  if (i === undefined) paint(canvas, 1, 1, () => undefined, 1);
+  const figure = element.querySelector(".figure");
+  const single = figure && i !== undefined && product(data.arrays[i].shape) === 1; // one number is a number, not a picture
+  element.classList.toggle("single", Boolean(single));
+  if (single) figure.textContent = short(numbers(i).values[0], 5);
+  else if (i === undefined) paint(canvas, 1, 1, () => undefined, 1);
   else thumbnail(canvas, i);
 }
 

@@ -138,8 +138,9 @@ function heatMap(title, i, view, hooks, options = {}) {
     event.preventDefault();
     event.stopPropagation();
   });
-  const figure = make("figure", { class: "map" },
-    make("figcaption", {}, make("span", { class: "map-title" }, title), options.legend === false ? null : legend(top)),
+  const across = Math.max(cell * columns + (labels ? 54 : 0), Math.min(room, 190));
+  const figure = make("figure", { class: across < 250 ? "map narrow" : "map", style: `width:${across}px` },
+    make("figcaption", {}, make("span", { class: "map-title" }, title), options.legend === false ? null : legend(top, array.low !== undefined && array.low >= 0)),
     labels ? make("div", { class: "with-labels" }, rowLabels(view, r0, rows, height), make("div", {}, field, columnLabels(view, c0, columns, cell)))
            : make("div", {}, field, columnLabels(view, c0, columns, cell)));
   figure.point = (index) => {
@@ -156,9 +157,9 @@ const inWindow = (view, index) => [view.row, view.column].every((axis) => {
   return axis < 0 || (index[axis] >= first && index[axis] < first + count);
 });
 
-function legend(top) {
-  return make("span", { class: "legend", "aria-hidden": "true" },
-    make("span", {}, top ? short(-top, 3) : ""), make("span", { class: "ramp" }), make("span", {}, top ? short(top, 3) : "all 0"));
+function legend(top, positive) {
+  if (!top) return make("span", { class: "legend" }, "all 0");
+  return make("span", { class: "legend", "aria-hidden": "true" }, positive ? "0" : short(-top, 3), make("span", { class: `ramp${positive ? " positive" : ""}` }), short(top, 3));
 }
 
 function rowLabels(view, first, rows, height) {
@@ -174,7 +175,7 @@ function rowLabels(view, first, rows, height) {
 function columnLabels(view, first, columns, cell) {
   if (view.column < 0) return null;
   const words = axisWord(view.axes[view.column], first) !== "";
-  const every = words && cell >= 22 ? 1 : Math.max(1, Math.ceil((words ? 46 : 24) / cell));
+  const every = Math.max(1, Math.ceil((words ? 15 : 24) / cell));
   const labels = [];
   for (let c = 0; c < columns; c += every) {
     labels.push(make("span", { style: `left:${(c + 0.5) * cell}px` }, axisLabel(view, view.column, first + c)));

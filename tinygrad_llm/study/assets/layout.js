@@ -4,8 +4,8 @@
 // that avoids crossings (barycentres), then places that keep edges straight (least squares under the order). An edge
 // that passes through a layer, or through the border of a frame, has a place of its own there.
 
-const SIZES = { box: [152, 78], leaf: [124, 60], group: [176, 84] };
-const GAP = 26, RANK = 44, PADDING = 20, TITLE = 40;
+const SIZES = { box: [152, 76], leaf: [128, 66], group: [180, 82] };
+const GAP = 26, RANK = 38, PADDING = 20, TITLE = 40;
 
 const parts = data.groups.map(() => []); // of each group: keys "g3" and "b7", in the order of creation
 const groupPath = data.boxes.map((box) => pathOf(box.group)); // groups around each box, outermost first
@@ -114,14 +114,20 @@ function arrange(group, open, levels) {
     if (s.from[0] === "i") border(s.from);
     if (s.to[0] === "o") border(s.to);
   }
-  const links = segments.map((s) => ({ id: s.id, a: end(nodes, s.from), b: end(nodes, s.to) }));
+  const links = segments.map((s) => ({ id: s.id, from: s.from, a: end(nodes, s.from), b: end(nodes, s.to) }));
   rank([...nodes.values()], links, group);
   const ranks = [];
   for (const node of nodes.values()) (ranks[node.rank] = ranks[node.rank] || []).push(node);
   for (let r = 0; r < ranks.length; r++) ranks[r] = (ranks[r] || []).sort((a, b) => a.order - b.order);
-  const chains = links.map((link) => chain(link, ranks));
+  for (const { a, b } of links) {
+    a.node.out = (a.node.out || 0) + 1;
+    b.node.into = (b.node.into || 0) + 1;
+  }
+  const bends = new Map();
+  const chains = links.map((link) => chain(link, ranks, bends));
   untangle(ranks);
   straighten(ranks);
+  snap(ranks);
   const heights = ranks.map((row) => Math.max(0, ...row.map((n) => n.h)));
   let y = group ? TITLE : 0;
   let left = Infinity, right = -Infinity;
@@ -182,18 +188,25 @@ function rank(nodes, links, group) {
   }
 }
 
-// The nodes that an edge passes: its ends, and a place of its own in each layer between.
-function chain(link, ranks) {
+// The nodes that an edge passes: its ends, and a place in each layer between, shared by all edges from the same start.
+function chain(link, ranks, bends) {
   const nodes = [link.a];
+  let known = 0;
   for (let r = link.a.node.rank + 1; r < link.b.node.rank; r++) {
-    const bend = { key: "", w: 10, h: 0, order: (link.a.node.order + link.b.node.order) / 2, rank: r, x: 0, links: [] };
-    ranks[r].push(bend);
-    nodes.push({ node: bend, offset: 0 });
+    const id = `${link.from}@${r}`;
+    if (bends.has(id)) known++;
+    else {
+      const bend = { key: "", w: 10, h: 0, order: (link.a.node.order + link.b.node.order) / 2, rank: r, x: 0, links: [] };
+      bends.set(id, bend);
+      ranks[r].push(bend);
+    }
+    nodes.push({ node: bends.get(id), offset: 0 });
   }
   nodes.push(link.b);
-  for (let k = 0; k + 1 < nodes.length; k++) {
-    const bends = (nodes[k].node.key === "") + (nodes[k + 1].node.key === "");
-    const weight = [1, 3, 8][bends];
+  for (let k = known; k + 1 < nodes.length; k++) {
+    const a = nodes[k].node, b = nodes[k + 1].node;
+    const bends = (a.key === "") + (b.key === "");
+    const weight = bends ? [0, 3, 20][bends] : a.out === 1 && b.into === 1 ? 40 : a.out === 1 || b.into === 1 ? 4 : 1; // a lone line is straight
     nodes[k].node.links.push({ other: nodes[k + 1].node, shift: nodes[k + 1].offset - nodes[k].offset, weight, down: true });
     nodes[k + 1].node.links.push({ other: nodes[k].node, shift: nodes[k].offset - nodes[k + 1].offset, weight, down: false });
   }
@@ -218,8 +231,8 @@ function untangle(ranks) {
 
 function straighten(ranks) {
   for (const row of ranks) spread(row, row.map(() => 0), row.map(() => 1));
-  for (let sweep = 0; sweep < 16; sweep++) {
-    const down = sweep % 2 === 0, both = sweep >= 12;
+  for (let sweep = 0; sweep < 60; sweep++) {
+    const down = sweep % 2 === 0, both = sweep >= 40;
     for (const row of down ? ranks : [...ranks].reverse()) {
       const wishes = [], weights = [];
       for (const node of row) {
@@ -230,6 +243,19 @@ function straighten(ranks) {
       }
       spread(row, wishes, weights);
     }
+  }
+}
+
+// What is straight but for a few pixels becomes straight.
+function snap(ranks) {
+  for (const row of ranks) {
+    row.forEach((node, k) => {
+      const lone = node.links.filter((link) => !link.down && link.weight >= 20);
+      if (lone.length !== 1) return;
+      const x = lone[0].other.x + lone[0].shift;
+      const clear = (other, side) => !other || side * (other.x - x) >= (other.w + node.w) / 2 + 8;
+      if (Math.abs(x - node.x) < 12 && clear(row[k - 1], -1) && clear(row[k + 1], 1)) node.x = x;
+    });
   }
 }
 

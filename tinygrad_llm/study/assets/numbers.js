@@ -73,7 +73,7 @@ function short(x, digits = 4) {
 const full = (x) => (typeof x === "number" && Number.isFinite(x) ? signed(String(x)) : short(x));
 
 const shapeText = (shape) => (shape.length ? shape.join("\u00d7") : "number");
-const plural = (n, word) => `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
+const plural = (n, word, words = `${word}s`) => `${n.toLocaleString("en")} ${n === 1 ? word : words}`;
 
 // The word that stands at place i of an axis of that kind, if there is one.
 function axisWord(kind, i, batch = 0) {

@@ -172,7 +172,7 @@ function pairOfMaps(value) {
   maps.push(heatMap("value", value.array, view, hooks, { width }));
   if (value.gradient !== undefined) maps.push(heatMap("gradient", value.gradient, view, hooks, { width }));
   tell(null, false);
-  return [slices(view, again), readout, cropped(value.array), ...maps.flatMap((map, k) => [map, statistics([value.array, value.gradient][k])])];
+  return [slices(view, again), readout, cropped(value.array), make("div", { class: "maps" }, maps.map((map, k) => make("div", {}, map, statistics([value.array, value.gradient][k]))))];
 }
 
 function cropped(i) {

@@ -17,7 +17,7 @@ function tellStory() {
     return make("li", {}, make("button", {
       type: "button", class: "token", disabled: story.value === null, onclick: () => readToken(sequence, t, target),
       "aria-label": `position ${t}: reads ${read}; should predict ${wordOf(target)}, to which it gives ${percent(p)}`,
-    }, make("span", { class: "read" }, read), make("span", { class: "target" }, make("span", { class: "arrow", "aria-hidden": "true" }, "\u2192 "), wordOf(target)),
+    }, make("span", { class: "read" }, read), make("span", { class: "target" }, "\u2192 ", wordOf(target)),
       make("span", { class: "guesses" }, guesses), make("span", { class: "own-loss", style: `--share:${Math.min(1, own / most)}`, title: `\u2212log p = ${short(own)}` })));
   });
   document.getElementById("tokens").replaceChildren(...cards);
@@ -28,7 +28,7 @@ function tellStory() {
   document.getElementById("story-note").replaceChildren(...parts, `${shown ? `${shown} \u00b7 ` : ""}each column reads a token and predicts the next of ${vocabulary.toLocaleString("en")}`);
 }
 
-const percent = (p) => (p === null || p === undefined ? "NaN" : p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
+const percent = (p) => (p === null || p === undefined ? "NaN" : p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "0 %");
 
 // The gradient of the logits at a position: where the backward pass begins in earnest.
 function readToken(sequence, t, target) {
