@@ -1,6 +1,7 @@
 """The house notation: every formula in the code is in it, and reads well in each of its forms."""
 
 import re
+import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -50,9 +51,12 @@ FORMS = [
 
 
 def documented():
-    for name in OPERATIONS:
-        for formula in notation.docstring_formulas(tg.registry[name].__doc__):
-            yield name, formula
+    """(where, formula) for each formula in the docstrings of the operations and of their modules."""
+    docs = {name: tg.registry[name].__doc__ for name in OPERATIONS}
+    docs |= {o.__module__: sys.modules[o.__module__].__doc__ for o in map(tg.registry.get, OPERATIONS)}
+    for where, doc in docs.items():
+        for formula in notation.docstring_formulas(doc):
+            yield where, formula
 
 
 @pytest.mark.parametrize(("text", "plain", "tex"), FORMS, ids=[text for text, _, _ in FORMS])
@@ -65,8 +69,8 @@ def test_the_three_forms(text, plain, tex):
         assert latex(tree) == tex
 
 
-@pytest.mark.parametrize(("name", "formula"), list(documented()))
-def test_formulas_of_docstrings_are_in_the_notation(name, formula):
+@pytest.mark.parametrize(("where", "formula"), list(documented()))
+def test_formulas_of_docstrings_are_in_the_notation(where, formula):
     check(formula)
 
 
