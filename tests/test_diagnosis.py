@@ -300,7 +300,12 @@ def rounded_inside(x):
     return np.tanh(x), lambda dy: dy * (1 - np.tanh(x).astype(np.float32).astype(np.float64) ** 2)
 
 
+def column_sums_of_product(x, w):
+    return (x @ w).sum(0), lambda dy: (np.repeat((dy @ w)[None], 3, 0), np.outer(x.sum(0), dy))
+
+
 OTHERS = {
+    "a factor not transposed": (column_sums_of_product, (X, MATRIX), "transposed"),
     "cumsum the same way": (cumulative, (X,), "transposed"),
     "one output of two": (two_outputs, (X,), "output_ignored"),
     "terms masked out": (half_masked, (X,), "missing_terms"),
@@ -364,6 +369,10 @@ def test_the_text_names_the_remedy_and_the_evidence_the_numbers():
     assert found.evidence == "tape / numeric = 1 / (1 - y^2) in all 12 values that are not 0"
     found = diagnosis_of(lambda x: (softmax(x * [1, 2, 3, 4]), lambda dy: 0 * x), X)
     assert "its columns sum to 0, so a constant cotangent would have hidden this" in found.evidence
+    found = diagnosis_of(lambda x: (np.exp(x), lambda dy: dy * np.exp(x) * [[1], [2], [1]]), X)
+    assert found.text.startswith("wrong only at index 1 of axis -2")
+    found = diagnosis_of(lambda x: (np.maximum(x, 0), lambda dy: dy * np.where(x > 0, 1, 0.01)), X)
+    assert found.text.startswith("wrong exactly where x is negative")
     found = diagnosis_of(lambda x: (x * [1, 2, 3, 4], lambda dy: 0 * x), X)
     assert "constant" not in found.evidence
     found = diagnosis_of(lambda x: (x, lambda dy: dy.astype(np.float32)), X)
