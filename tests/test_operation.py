@@ -367,3 +367,144 @@ def test_a_tuple_of_tensors_in_the_place_of_one_is_refused():
     x = leaf(1.0)
     with pytest.raises(TypeError, match=r"list of Tensors.*stack\(\)"):
         tg.ops.exp((x, x))
+
+
+def test_the_slot_of_a_kernel_is_empty_full_and_callable():
+    @make
+    def doubled(x):
+        return 2 * x, lambda dy: 2 * dy
+
+    assert not doubled.kernel
+    assert doubled.kernel(np.ones(2)) is NotImplemented
+
+    @doubled.kernel
+    def twin(x, factor=2):
+        return factor * x, lambda dy: factor * dy
+
+    assert doubled.kernel
+    assert doubled.kernel.function is twin
+    assert doubled.kernel(np.ones(2))[0].tolist() == [2.0, 2.0]
+    assert doubled.kernel(np.ones(2), 3)[0].tolist() == [3.0, 3.0]
+    assert doubled.kernel(np.ones(2), factor=4)[0].tolist() == [4.0, 4.0]
+
+
+def test_samples_are_drawn_in_their_default_shape_or_a_given_one():
+    @make
+    def doubled(x):
+        return 2 * x, lambda dy: 2 * dy
+
+    for size in (2, 3):
+
+        @doubled.sample
+        def _(rng, shape=(size,)):
+            return (rng.standard_normal(shape),), {}
+
+    rng = np.random.default_rng(0)
+    assert len(doubled.sample) == 2
+    assert [doubled.sample.draw(rng, number)[0][0].shape for number in range(2)] == [(2,), (3,)]
+    assert doubled.sample.draw(rng, 1, (4, 5))[0][0].shape == (4, 5)
+    assert {doubled.sample(rng)[0][0].shape for _ in range(20)} == {(2,), (3,)}
+
+
+def test_an_operation_introduces_itself():
+    def halved(x, *, by=2):
+        """x / by"""
+        return x / by, lambda dy: dy / by
+
+    operation = make(halved)
+    assert operation.__name__ == operation.name == "halved"
+    assert operation.__doc__ == "x / by"
+    assert operation.__wrapped__ is operation.reference is halved
+    assert operation.parameters == ("x",)
+    assert Operation(halved, "other").name == "other"
+
+
+@pytest.mark.parametrize("module", ["a_module", "zzz.module"])
+def test_a_name_that_another_module_has_taken_is_refused_but_a_module_may_be_loaded_again(module):
+    def surely_new(x):
+        return x, lambda dy: dy
+
+    try:
+        surely_new.__module__ = "some.module"
+        tg.op(surely_new)
+        again = tg.op(surely_new)
+        assert tg.registry["surely_new"] is again
+        surely_new.__module__ = module
+        with pytest.raises(ValueError, match=r"the name 'surely_new' is taken by some.module"):
+            tg.op(surely_new)
+    finally:
+        del tg.registry["surely_new"]
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, TypeError, AttributeError, OverflowError])
+def test_errors_inside_an_operation_say_where_they_come_from(error):
+    @make
+    def broken(x):
+        raise error("no luck")
+
+    kind = error if error in (ValueError, IndexError) else TypeError
+    with pytest.raises(kind, match=r"broken: \(2,\): .*no luck") as caught:
+        broken(np.ones(2))
+    assert type(caught.value) is kind
+    assert caught.value.__cause__ is not None
+
+
+def test_other_errors_inside_an_operation_are_passed_on():
+    @make
+    def broken(x):
+        raise KeyError("no luck")
+
+    with pytest.raises(KeyError, match="no luck"):
+        broken(np.ones(2))
+
+
+def test_positions_of_tensors_by_name_are_filled_with_the_defaults_before_them():
+    @make
+    def affine(x, slope=2.0, offset=0.0):
+        return slope * x + offset, lambda dy: (slope * dy, dy * x, dy)
+
+    x, offset = leaf(1.0), leaf(5.0)
+    affine(x, offset=offset).backward()
+    assert x.grad == [2.0]
+    assert offset.grad == [1.0]
+    slope = leaf(3.0)
+    affine(x, slope=slope, offset=1.0).backward()
+    assert slope.grad == [1.0]
+    assert affine(x, 4.0, offset=offset).item() == 9.0
+
+
+def test_sizes_that_keep_shapes_from_broadcasting():
+    assert explain_broadcast([]) == explain_broadcast([(2, 1), (3,), ()]) == "the shapes do not broadcast"
+    assert explain_broadcast([(1, 2), (3, 4)]) == "axis -1 has sizes 2 and 4; they must be equal, or one of them 1"
+    assert explain_broadcast([(2, 5), (3, 5)]) == "axis -2 has sizes 2 and 3; they must be equal, or one of them 1"
+    assert explain_broadcast([(2,), (0,)]) == "axis -1 has sizes 0 and 2; they must be equal, or one of them 1"
+    assert explain_broadcast([(2,), (3,), (4,)]).startswith("axis -1 has sizes 2 and 3 and 4;")
+    assert named_shape((), "BTC") == "()"
+    assert named_shape((7, 6, 5, 2, 8), "BTC") == "(7, 6, B=5, T=2, C=8)"
+
+
+def test_values_are_checked_only_under_detect_anomaly_and_every_output_is():
+    @make
+    def pair(x):
+        return (x, x / 0), lambda dys: dys[0]
+
+    with np.errstate(divide="ignore"):
+        assert pair(np.ones(1))[1].data == [np.inf]
+        with tg.detect_anomaly(), pytest.raises(FloatingPointError, match="pair: its value is not finite"):
+            pair(np.ones(1))
+
+
+def test_all_outputs_are_tensors_that_know_their_place():
+    @make
+    def spread(x):
+        return (x * 1, x * 2, (x > 0).astype(int)), lambda dys: dys[0] + 2 * dys[1]
+
+    x = leaf(1.0, 2.0)
+    one, two, positive = spread(x)
+    assert (one.output_index, two.output_index) == (0, 1)
+    assert one.node is two.node
+    assert positive.node is None
+    (one + two).backward(np.ones(2))
+    assert x.grad.tolist() == [3.0, 3.0]
+    assert not any(t.requires_grad for t in spread(x.data))
+    assert len(spread(x.data)) == 3

@@ -452,3 +452,59 @@ def test_numpy_numbers_keep_float32_also_in_divisions_and_limits(number):
     assert (number / t).dtype == np.float32
     assert t.clip(number).dtype == np.float32
     assert t.clip(high=number).dtype == np.float32
+
+
+def test_an_array_of_a_tensor_is_its_data_unless_a_copy_is_wanted():
+    t = leaf(1.0, 2.0)
+    assert np.shares_memory(np.asarray(t), t.data)
+    assert not np.shares_memory(np.array(t), t.data)
+    with pytest.raises(ValueError, match="copy"):
+        np.array(t, np.float32, copy=False)
+
+
+@pytest.mark.parametrize("data", [True, 1, np.uint8(1), 1j])
+def test_only_real_floating_point_numbers_have_gradients(data):
+    with pytest.raises(TypeError, match="cannot have a gradient"):
+        Tensor(data, requires_grad=True)
+    assert not Tensor(data).requires_grad
+
+
+def test_nothing_is_not_one_element():
+    empty = Tensor(np.ones(0), requires_grad=True)
+    with pytest.raises(ValueError, match=r"shape \(0,\) has 0 elements"):
+        empty.item()
+    with pytest.raises(RuntimeError, match=r"shape \(0,\) is not a scalar"):
+        empty.backward()
+    with pytest.raises(ValueError, match=r"cotangent has shape \(1,\), the Tensor \(2,\)"):
+        leaf(1.0, 2.0).backward(np.ones(1))
+
+
+METHODS = [
+    *((name, {"axis": 1, "keepdims": True}) for name in ("sum", "mean", "max", "logsumexp")),
+    *((name, {"axis": 0}) for name in ("sum", "mean", "max", "logsumexp", "softmax", "log_softmax")),
+    *((name, {}) for name in ("sum", "mean", "max", "logsumexp", "softmax", "log_softmax", "gelu")),
+    *((name, {}) for name in ("exp", "sqrt", "abs", "tanh", "sigmoid", "relu", "silu", "softplus", "log")),
+    ("gelu", {"approximate": False}),
+    ("clip", {"low": 0.4}),
+    ("clip", {"high": 0.6}),
+    ("clip", {"low": 0.4, "high": 0.6}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), METHODS)
+def test_a_method_is_its_operation_with_the_same_defaults(name, options):
+    t = Tensor(np.random.default_rng(0).random((2, 3, 4)))
+    np.testing.assert_array_equal(getattr(t, name)(**options).data, tg.registry[name](t, **options).data)
+
+
+def test_shapes_and_axes_may_stand_alone_or_in_a_tuple():
+    t = Tensor(np.arange(6.0).reshape(1, 2, 3))
+    for reshaped in (t.reshape(3, 2), t.reshape((3, 2)), t.reshape(3, -1)):
+        np.testing.assert_array_equal(reshaped.data, t.data.reshape(3, 2))
+    assert t.reshape(6).shape == t.reshape(-1).shape == (6,)
+    assert Tensor([1.0]).reshape().shape == ()
+    for transposed in (t.transpose(2, 0, 1), t.transpose((2, 0, 1))):
+        np.testing.assert_array_equal(transposed.data, t.data.transpose(2, 0, 1))
+    np.testing.assert_array_equal(t.T.data, t.data.T)
+    np.testing.assert_array_equal(t.transpose().data, t.data.T)
+    assert Tensor([1.0, 2.0]).transpose(0).shape == (2,)

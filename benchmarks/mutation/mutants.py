@@ -106,7 +106,7 @@ def _changed_lines(code: str, changed: str) -> tuple[str, str]:
 def _readable(lines: list[str]) -> str:
     """Lines as one, without comments, and with "..." for sentences."""
     joined = " ".join(re.sub(r"(^|  )#.*$", "", line).strip() for line in lines)
-    return re.sub(r'"[^"]*[^" ,] [^"]*"', '"..."', " ".join(joined.split()))
+    return re.sub(r'"[^"]*"', lambda m: '"..."' if " " in m[0] else m[0], " ".join(joined.split()))
 
 
 def _changes(tree: Any) -> Iterator[tuple[str, int, Any, Any, int, str]]:
@@ -138,8 +138,8 @@ def _nodes(node: Any) -> Iterator[Any]:
 
 @contextmanager
 def _restored(node: Any) -> Iterator[None]:
-    """Undo what an operator does to a node: to its value, its children, their values, and its place."""
-    family = [n for n in (node, *getattr(node, "children", ()), node.parent) if n is not None]
+    """Undo what an operator does to a node: to its value, to what is below it, and to its place."""
+    family = [n for n in (*_nodes(node), node.parent) if n is not None]
     before = [(n, list(n.children) if hasattr(n, "children") else n.value) for n in family]
     yield
     for n, content in before:

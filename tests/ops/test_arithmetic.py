@@ -151,3 +151,11 @@ def test_poles_warn():
         assert np.isinf(ops.div(np.array([1.0]), np.array([0.0])).data)
     with pytest.warns(RuntimeWarning, match="divide by zero"):
         assert np.isinf(gradients(lambda t: t**0.5, [0.0], dy=[1.0])[0])
+
+
+@pytest.mark.parametrize("x", [-0.5, -1.0, -3.0])
+def test_a_power_of_a_negative_number_has_no_derivative_by_its_exponent(x):
+    base, exponent = tg.Tensor(x, requires_grad=True), tg.Tensor(2.0, requires_grad=True)
+    (base**exponent).backward()
+    assert base.grad == 2 * x
+    assert np.isnan(exponent.grad)

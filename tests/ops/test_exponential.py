@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import tinygrad_llm as tg
 from tinygrad_llm import Tensor, ops
+from tinygrad_llm.checking import derivation_steps
 
 
 def gradient(operation, x, dy):
@@ -64,3 +65,9 @@ def test_shapes_dtypes_and_methods(operation):
 def test_gradcheck_over_several_magnitudes():
     for operation in (ops.exp, ops.log, ops.sqrt):
         assert tg.gradcheck(operation, np.array([0.3, 1.0, 4.0, 20.0]))
+
+
+def test_the_power_series_of_exp_holds_at_zero_and_far_from_it():
+    x = np.array([0.0, 20.0, -3.0])
+    for step in derivation_steps(ops.exp, "x", (x,), {}, np.ones(3)):
+        np.testing.assert_allclose(step.value, np.exp(x), rtol=1e-12)

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm import Tensor, ops
+from tinygrad_llm.checking import derivation_steps
 
 
 def gradient(operation, x, dy):
@@ -96,3 +97,15 @@ def test_empty_and_scalar(operation):
     for shape in ((), (0,), (2, 0)):
         assert operation(np.ones(shape, np.float32)).shape == shape
         assert gradient(operation, np.ones(shape, np.float32), np.ones(shape)).dtype == np.float32
+
+
+def test_every_form_of_the_gradient_of_clip_passes_at_the_bounds():
+    x, dy = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), np.array([3.0, 5.0, 7.0, 9.0, 11.0])
+    for step in derivation_steps(ops.clip, "x", (x,), {"low": -1.0, "high": 1.0}, dy):
+        np.testing.assert_array_equal(step.value, [0, 5, 7, 9, 0])
+
+
+def test_the_last_form_of_the_gradient_of_abs_is_defined_at_zero():
+    steps = derivation_steps(ops.abs, "x", (np.array([0.0, -2.0]),), {}, np.array([3.0, 5.0]))
+    for step in steps[-2:]:
+        np.testing.assert_array_equal(step.value, [0, -5])

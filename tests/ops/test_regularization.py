@@ -5,6 +5,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm import random
+from tinygrad_llm.checking import derivation_steps
 from tinygrad_llm.ops import dropout
 
 X = np.arange(1.0, 10_001.0).reshape(100, 100)
@@ -62,3 +63,15 @@ def test_refuses_what_is_no_probability(p):
 def test_refuses_a_key_that_is_no_whole_number():
     with pytest.raises(TypeError):
         dropout(X, 0.1, 1.5)
+
+
+def test_p_zero_keeps_everything_whatever_is_drawn(monkeypatch):
+    class Zeros:
+        def random(self, shape, dtype):
+            return np.zeros(shape, dtype)
+
+    monkeypatch.setattr(random, "stream", lambda key, purpose: Zeros())
+    x, dy = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    np.testing.assert_array_equal(dropout(x, 0.0, 1).data, x)
+    for step in derivation_steps(dropout, "x", (x, 0.0, 1), {}, dy):
+        np.testing.assert_array_equal(step.value, dy)
