@@ -114,7 +114,7 @@ def test_nothing_in_an_exercise_tells_the_gradient(name):
         assert not {line.strip() for line in lines} & {ast.unparse(statement) for statement in body}
     docs = "\n".join(ast.get_docstring(n) or "" for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef))
     assert not GRADIENT.search(docs)
-    assert not re.search("gradient|cotangent|backward", docs, re.IGNORECASE)
+    assert not re.search("gradient|cotangent|backward|receives", docs, re.IGNORECASE)
     told = [f for f in docstring_formulas(operation.__doc__) if GRADIENT.search(f)]
     assert not [f for f in told if f in docs]
 
@@ -213,8 +213,29 @@ def six(x):
     def vjp(dy):
         # a comment that tells
         return dy
-        # and another one
+        # and another one that tells
     return x + 0, vjp
+
+
+def seven(x, double=False):
+    """``y = x`` or ``2 x``"""
+    if double:
+        def vjp(dy):
+            twice = dy + dy
+            twice = twice * 1
+            twice = twice * 1
+            return twice * 1 + 0
+    else:
+        def vjp(dy):
+            return 1 * dy
+    return (2 if double else 1) * x, vjp
+
+
+def eight(x, double=False):
+    """``y = x`` or ``2 x``"""
+    if double:
+        return 2 * x, lambda dy: 2 * dy
+    return 1 * x, lambda dy: 1 * dy
 '''
 
 
@@ -227,9 +248,9 @@ def others(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "other_kinds", module)
     spec.loader.exec_module(module)
     found = {}
-    for name in ("one", "two", "three", "four", "five", "six"):
+    for name in ("one", "two", "three", "four", "five", "six", "seven", "eight"):
         found[name] = Operation(getattr(module, name))
-        for double in (True, False) if name == "two" else (None,):
+        for double in (True, False) if name in ("two", "seven", "eight") else (None,):
 
             @found[name].sample
             def _(rng, shape=(2, 3), inputs=1 + (name == "one"), options={} if double is None else {"double": double}):
@@ -238,7 +259,9 @@ def others(tmp_path, monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(("name", "blanks"), [("one", 1), ("two", 2), ("three", 1), ("four", 1), ("six", 1)])
+@pytest.mark.parametrize(
+    ("name", "blanks"), [("one", 1), ("two", 2), ("three", 1), ("four", 1), ("six", 1), ("seven", 2), ("eight", 2)]
+)
 def test_vjps_written_in_other_ways(others, name, blanks, tmp_path):
     operation, path = others[name], tmp_path / f"{name}.py"
     source = exercise_source(operation)
@@ -247,8 +270,8 @@ def test_vjps_written_in_other_ways(others, name, blanks, tmp_path):
     assert "told" not in source
     path.write_text(source, encoding="utf-8")
     assert outcome_of(operation, path, hint=False).unwritten
-    path.write_text(answers_pasted(operation).replace("def vjp(", "def vjp("), encoding="utf-8")
-    if name == "two":  # its two lambdas have become vjp_1 and vjp_2
+    path.write_text(answers_pasted(operation), encoding="utf-8")
+    if name in ("two", "eight"):  # their lambdas have become vjp_1 and vjp_2
         path.write_text(filled(source, "return 2 * dy", "return 1 * dy"), encoding="utf-8")
     assert outcome_of(operation, path, hint=False).passed
 

@@ -21,12 +21,8 @@ def gradient_name(operation: Operation, name: str) -> str:
 
 def returned(operation: Operation) -> list[str | None]:
     """The inputs for which the library's vjp returns a gradient, by position; None where it returns None."""
-    found: list[str | None] = []
-    for number in range(len(operation.sample)):
-        _, gradients = _gradients(operation, number, 0)
-        names = [None if g is None else p for g, p in zip(gradients, operation.parameters, strict=False)]
-        found = max(found, names, key=len)
-    return found
+    _, gradients = _gradients(operation, 0, 0)
+    return [None if g is None else name for g, name in zip(gradients, operation.parameters, strict=False)]
 
 
 def task(operation: Operation) -> list[str]:

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator
 
 _TELLS = re.compile(
-    r"(?i:\b(gradients?|cotangents?|vjp|backward|derivatives?|slopes?|receives?|each way|either direction)\b)|np\.|∂|u'"
+    r"(?i:\b(gradients?|cotangents?|vjp|backward|derivatives?|slopes?|each way|either direction)\b)|np\.|∂|u'"
     r"|(?<![\w-])(?!do\b|go\b)[dg]([a-zA-Z]|gain|bias|weight|logits|scores)(?![a-zA-Z0-9])"
 )
 _REFERS_BACK = re.compile(
