@@ -50,6 +50,7 @@ def test_every_operation_and_sample(name, sample):
     assert "`" not in text.split("The lines of vjp")[0]
     html = found._repr_html_()
     assert html.count("<li>") == sum(len(g.steps) for g in found.gradients)
+    assert html.count("equal to the step before") == sum(len(g.steps) - 1 for g in found.gradients)
 
 
 def has_gradient(found, name, gradients):
@@ -206,6 +207,7 @@ def test_large_arrays_are_shortened():
     found = derive("tanh", shape=(20, 20))
     assert "(the outer 3 of each axis; 400 entries)" in str(found)
     assert str(found).count("\n") < 150
+    assert found._repr_html_().split("</table>")[0].count("<tr>") == 7
     row = found._repr_html_().split("<tr>")[1]
     assert row.count("<td") == 7
     assert "…" in row
@@ -341,6 +343,17 @@ def test_matrices():
         ("", "nan"),
     ]
     assert "7" in matrices_html(np.array(7))
+    many = matrices_html(np.arange(20.0).reshape(20, 1, 1))
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", many) == [
+        "[0]",
+        "[1]",
+        "[2]",
+        "… 20 matrices",
+        "[17]",
+        "[18]",
+        "[19]",
+    ]
+    assert re.findall(r"<td.*?>(.*?)</td>", many) == ["0", "1", "2", "17", "18", "19"]
     assert "no entries, shape (0, 2)" in matrices_html(np.zeros((0, 2)))
 
 
