@@ -371,6 +371,16 @@ def test_large_arrays_are_cropped_and_say_so():
     assert kept_shape((), 1) == ()
     assert kept_shape((0, 5), 1) == (0, 5)
     assert kept_shape((3, 100), 150) == (3, 50)
+    assert kept_shape((8, 3, 100), 600) == (2, 3, 100)
+    assert kept_shape((8, 3, 100), 299) == (1, 3, 50)
+
+
+def test_the_budget_is_used():
+    store = Store(entries=1000)
+    for size in (100, 700, 3000):
+        store.add(np.arange(size))
+    assert store.limit() == 450
+    assert Store().limit() == 1
 
 
 def test_derivations_that_cannot_be_run_say_why():
@@ -401,6 +411,10 @@ def test_large_derivations_are_left_out():
     assert DENSE < 500 * 500
     data = anatomy(graph, (), "")
     assert "250,000 entries" in data["boxes"][1]["algebra"][0]["note"]
+    assert len(data["boxes"][2]["algebra"][0]["steps"]) > 1  # the sum, whose Jacobian is one row
+    logits = Tensor(rng().standard_normal((3, 300)), True)
+    data = data_of(ops.cross_entropy(logits, np.array([0, 1, 2])))
+    assert "270,000 entries" in data["boxes"][1]["algebra"][0]["note"]
     full = Derivations(graph, Store(), entries=0)
     assert "the page is full" in full.of(graph.nodes[1])[0]["note"]
 
@@ -458,7 +472,7 @@ def test_saving(tmp_path):
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == page.html
     with pytest.raises(ValueError, match="does not exist"):
         page.save(tmp_path / "no" / "a.html")
-    assert repr(page) == "<Explorer: 1 operations, 1 leaves; save(path) writes it as one page>"
+    assert repr(page) == "<Explorer: operations 1, leaves 1; save(path) writes it as one page>"
 
 
 def test_in_a_notebook_it_is_a_frame():

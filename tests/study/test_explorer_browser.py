@@ -435,7 +435,7 @@ def test_zoom_and_pan(browser, pages, file, size):
         start = list(page.evaluate(f"Array.from({place})"))
         page.click("#zoom-in")
         nearer = page.evaluate(f"Array.from({place})")
-        assert nearer[0] == pytest.approx(1.25 * start[0])
+        assert nearer[0] == pytest.approx(1.25 * start[0], rel=1e-4)
         page.click("#zoom-out")
         area = page.locator("#stage").bounding_box()
         x, y = area["x"] + 12, area["y"] + 40

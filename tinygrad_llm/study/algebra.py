@@ -74,10 +74,12 @@ class Derivations:
         name = node.parameters[min(edge.position, len(node.parameters) - 1)]
         if operation is None or name not in operation.derivations:
             return {"note": f"No derivation is attached to the input {name} of {node.name}."}
-        dense = math.prod(edge.shape) * sum(math.prod(shape) for shape, _ in node.outputs)
+        outputs = sum(math.prod(shape) for shape, _ in node.outputs)
+        row = edge.shape[-1] if len(edge.shape) > 1 else 1  # a loss has the Jacobian of each row inside
+        dense = math.prod(edge.shape) * max(outputs, row)
         if dense > DENSE:
             return {
-                "note": f"The derivation was not run here: its dense Jacobian would have {dense:,} entries, "
+                "note": f"The derivation was not run here: its dense Jacobian would have about {dense:,} entries, "
                 f"and at most {DENSE:,} are computed."
             }
         if self.entries <= 0:

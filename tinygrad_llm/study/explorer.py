@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
+from rich.console import Console
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.study.anatomy import anatomy
@@ -51,7 +52,7 @@ class Explorer:
         )
 
     def __repr__(self) -> str:
-        return f"<Explorer: {self.operations:,} operations, {self.leaves:,} leaves; save(path) writes it as one page>"
+        return f"<Explorer: operations {self.operations:,}, leaves {self.leaves:,}; save(path) writes it as one page>"
 
 
 def explore(
@@ -78,23 +79,25 @@ def explore(
     if names is None:
         frame = sys._getframe(1)
         names = {**frame.f_globals, **frame.f_locals}
-    _check_size(loss)
-    graph = graph_of(loss, names)
-    leaves = sum(value.node is None for value in graph.values.values())
-    explorer = Explorer(render(graph, words, title), len(graph.nodes), leaves)
+    count = _count_operations(loss)
+    with Console(stderr=True).status(f"exploring {count:,} operations"):  # shows itself in a terminal only
+        graph = graph_of(loss, names)
+        leaves = sum(value.node is None for value in graph.values.values())
+        explorer = Explorer(render(graph, words, title), count, leaves)
     if path is not None:
         explorer.save(path, force)
     return explorer
 
 
-def _check_size(loss: Tensor) -> None:
-    """Refuse a graph that is too large before its gradients are computed."""
+def _count_operations(loss: Tensor) -> int:
+    """How many operations there are; a graph that has too many is refused before its gradients are computed."""
     count = sum(1 for _ in reachable([loss.node])) if loss.node is not None else 0
     if count > OPERATIONS:
         raise ValueError(
             f"explore: the graph has {count:,} operations, and at most {OPERATIONS:,} can be drawn; explore a smaller "
             "model, fewer layers or a shorter sequence, or the gradient of a part of it"
         )
+    return count
 
 
 def render(graph: Graph, words: Sequence[str], title: str) -> str:

@@ -17,11 +17,14 @@ Shape = tuple[int, ...]
 
 
 def kept_shape(shape: Shape, limit: int) -> Shape:
-    """The shape of the leading part that is kept of an array: the longest axis is halved until the entries fit."""
+    """The shape of the leading part that is kept of an array, so that its entries fit.
+
+    Batches go first: of three axes or more the first is halved until it is 1; then whichever is longest.
+    """
     kept = list(shape)
     while math.prod(kept) > limit and max(kept) > 1:
-        longest = kept.index(max(kept))
-        kept[longest] = (kept[longest] + 1) // 2
+        axis = 0 if len(kept) > 2 and kept[0] > 1 else kept.index(max(kept))
+        kept[axis] = (kept[axis] + 1) // 2
     return tuple(kept)
 
 
@@ -45,10 +48,11 @@ class Store:
     def limit(self) -> int:
         """Entries that one array may have, so that all together keep within the budget."""
         sizes = np.array([a.size for a, whole in self._arrays if not whole])
-        limit = max(int(sizes.max(initial=1)), 1)
-        while limit > 1 and np.minimum(sizes, limit).sum() > self.entries:
-            limit //= 2
-        return limit
+        low, high = 1, max(int(sizes.max(initial=1)), 1)
+        while low < high:  # the largest limit that fits
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if np.minimum(sizes, middle).sum() <= self.entries else (low, middle - 1)
+        return low
 
     def packed(self) -> list[dict[str, Any]]:
         """What stands in the page for each array."""

@@ -1,6 +1,6 @@
 // Attention patterns: for each head, which keys every query looks at, and the gradients that come back.
 
-const KINDS = [["dp", "gradient of p"], ["ds", "of the scores"]];
+const KINDS = [["dp", "gradient of p"], ["ds", "gradient of the scores"]];
 
 // The query and key of the largest probability but for those that are 1 because nothing else may be seen.
 function busiest(p, sequence, head) {

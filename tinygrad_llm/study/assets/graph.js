@@ -231,10 +231,10 @@ function fit(smooth = false) {
 
 // The beginning of the graph, large enough to read.
 function home() {
-  const w = stage.clientWidth;
-  camera.k = Math.max(0.55, Math.min(1, (w - 40) / picture.width, (stage.clientHeight - 90) / picture.height));
+  const w = stage.clientWidth, h = stage.clientHeight - (w < 500 ? 110 : 40); // what the tools at the bottom leave free
+  camera.k = Math.max(0.5, Math.min(1, (w - 40) / picture.width, (h - 40) / picture.height));
   camera.x = (w - picture.width * camera.k) / 2;
-  camera.y = picture.height * camera.k < stage.clientHeight - 60 ? (stage.clientHeight - 40 - picture.height * camera.k) / 2 : 24;
+  camera.y = Math.max(20, (h - picture.height * camera.k) / 2);
   moveCamera();
 }
 

@@ -10,8 +10,8 @@ function select(box, { value = data.boxes[box].values[0], index = null, tab = nu
   if (state.box !== box || open.value !== value) {
     open.value = value;
     open.input = 0;
-    const shape = data.arrays[data.values[value].array].shape;
-    open.view = new View(shape, data.values[value].axes);
+    const array = data.arrays[data.values[value].array];
+    open.view = new View(array.kept || array.shape, data.values[value].axes);
     if (!index) open.view.cursor = loudest(data.values[value]);
   }
   if (index) open.view.cursor = [...index];
@@ -168,6 +168,10 @@ function pairOfMaps(value) {
     if (which >= 0) document.querySelectorAll(".pair .field")[which]?.focus({ preventScroll: true });
   };
   if (empty) return [make("p", { class: "empty-note" }, `This array of shape ${shapeText(view.shape)} has no entries.`)];
+  if (product(view.shape) === 1) { // a picture of one number would say nothing
+    tell(null, false);
+    return [readout];
+  }
   const width = panelWidth();
   maps.push(heatMap("value", value.array, view, hooks, { width }));
   if (value.gradient !== undefined) maps.push(heatMap("gradient", value.gradient, view, hooks, { width }));

@@ -25,7 +25,7 @@ function tellStory() {
   const parts = [];
   if (batch > 1) parts.push(choices("Shown sequence", story.targets.map((_, b) => ({ key: String(b), text: String(b) })), String(sequence), (key) => { open.sequence = Number(key); tellStory(); }));
   const shown = [story.targets.length < batch ? `${story.targets.length} of ${batch} sequences` : "", story.targets[0].length < length ? `${story.targets[0].length} of ${length} positions` : ""].filter(Boolean).join(", ");
-  document.getElementById("story-note").replaceChildren(...parts, `${shown ? `${shown} \u00b7 ` : ""}each column reads a token and predicts the next of ${vocabulary.toLocaleString("en")}`);
+  document.getElementById("story-note").replaceChildren(...parts, make("p", {}, `${shown ? `${shown} \u00b7 ` : ""}each column reads a token and predicts the next of ${vocabulary.toLocaleString("en")}`));
 }
 
 const percent = (p) => (p === null || p === undefined ? "NaN" : p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "0 %");

@@ -59,7 +59,7 @@ function whyTab(box, value) {
   const precision = data.arrays[value.gradient].dtype === "float64" ? 1e-12 : 1e-5;
   const exact = !(difference > precision * Math.max(1e-300, ...paths.flatMap((p) => (p.terms || [{ product: p.total }]).map((t) => Math.abs(t.product)))));
   content.push(make("div", { class: "why-sum", "data-total": String(total), "data-gradient": String(gradient) },
-    make("span", {}, paths.length > 1 ? "all paths together" : "the sum of all terms"), make("span", { class: "number" }, full(total)),
+    make("span", {}, paths.length > 1 ? "all paths together" : paths[0].terms ? "the sum of all terms" : "what comes back"), make("span", { class: "number" }, full(total)),
     make("span", { class: exact ? "good" : "bad" }, exact ? "\u2713 the entry" : "\u2717 not the entry"), make("span", { class: "soft number" }, `difference ${short(difference, 2)}`)));
   return content;
 }
