@@ -329,6 +329,7 @@ OTHERS = {
     "wrong row": (lambda x: (np.exp(x), lambda dy: dy * np.exp(x) * [[1], [2], [1]]), (X,), "entry"),
     "wrong where large": (lambda x: (x**3, lambda dy: dy * 3 * np.minimum(abs(x), 0.8) ** 2), (X,), "branch"),
     "variance without its mean": (lambda x: (x.var(-1), lambda dy: dy[:, None] * x / 2), (X,), "missing_mean"),
+    "wrong under a sum": (lambda x: ((x**2).sum(-1), lambda dy: dy[:, None] * np.sin(3 * x)), (X,), "unknown"),
     "two formulas": (lambda x, w: (x @ w @ w, lambda dy: (dy @ w.T @ w, 0 * w)), (SQUARE, MATRIX[:3, :3]), "unknown"),
     "a large input": (lambda x: (x**3, lambda dy: dy * x), (rng.standard_normal((21, 20)),), "unknown"),
     "sign of a large input": (lambda x: (x**3, lambda dy: -3 * dy * x * x), (rng.standard_normal((21, 20)),), "sign"),
@@ -373,6 +374,10 @@ def test_the_text_names_the_remedy_and_the_evidence_the_numbers():
     assert found.text.startswith("wrong only at index 1 of axis -2")
     found = diagnosis_of(lambda x: (np.maximum(x, 0), lambda dy: dy * np.where(x > 0, 1, 0.01)), X)
     assert found.text.startswith("wrong exactly where x is negative")
+    found = diagnosis_of(lambda x: (normalised(x)[0], lambda dy: (dy - mean(dy)) * normalised(x)[1]), X)
+    assert found.evidence.endswith("it is 0 for a constant cotangent, which would have hidden this")
+    found = diagnosis_of(lambda x: (softmax(x), lambda dy: dy * softmax(x)), X)
+    assert "constant" not in found.evidence
     found = diagnosis_of(lambda x: (x * [1, 2, 3, 4], lambda dy: 0 * x), X)
     assert "constant" not in found.evidence
     found = diagnosis_of(lambda x: (x, lambda dy: dy.astype(np.float32)), X)
@@ -390,6 +395,8 @@ def test_at_equal_entries_the_cause_is_looked_for_close_by():
 def test_an_input_too_large_says_to_try_a_smaller_one():
     found = diagnosis_of(lambda x: (x**3, lambda dy: dy * x), rng.standard_normal((21, 20)))
     assert "check a smaller shape (up to 400 entries)" in found.text
+    found = diagnosis_of(lambda x: (np.sin(x), lambda dy: dy * np.sin(x)), 1.0)
+    assert found.text == "no simple cause fits. With so few numbers many causes look alike: try a shape such as (3, 4)."
 
 
 # ---- What is nobody's fault ------------------------------------------------------------------------------------------
