@@ -14,6 +14,7 @@ import pytest
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study import exercises
+from tinygrad_llm.study.attempt import check_sample
 from tinygrad_llm.study.blanking import blanked
 from tinygrad_llm.study.exercises import (
     check_exercise,
@@ -146,6 +147,7 @@ def test_the_library_s_lines_pass(name, tmp_path):
         ("stack", "Return a tuple: the gradient of each array in xs"),
         ("split", "a tuple: the cotangent of each output"),
         ("mul", "the tape sums it"),
+        ("matmul", "gy, of the shape of y. Where"),
     ],
 )
 def test_the_comment_says_what_to_return(name, words):
@@ -395,6 +397,11 @@ WRONG = [
         "return dy * why",
         r"exp\.py, line \d+, in vjp: NameError: name 'why' is not defined\n    return dy \* why",
     ),
+    (
+        "exp",
+        "def inner():\n    return why\nreturn inner()",
+        r"exp\.py, line \d+, in inner: NameError.*\n    return why$",
+    ),
     ("exp", "raise NotImplementedError('later')", "NotImplementedError: later"),
 ]
 
@@ -441,6 +448,20 @@ def test_files_that_do_not_run_are_explained(old, new, told, tmp_path, here):
         assert re.search(told, str(verdict)), verdict
         assert "Traceback" not in str(verdict)
         assert "tinygrad_llm/" not in str(verdict)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("exp", "return y,", "return y[None],"),
+        ("split", "return pieces,", "return (pieces[0], *(2 * p for p in pieces[1:])),"),
+        ("split", "return pieces,", "return pieces[:-1],"),
+    ],
+)
+def test_a_value_of_another_shape_or_wrong_in_part(name, old, new, tmp_path, here):
+    path = blank(name, tmp_path)
+    path.write_text(source_of(name).replace(old, new), encoding="utf-8")
+    assert f"{name} no longer computes what the library's {name} does" in str(check_exercise(path))
 
 
 def test_the_value_may_be_nan_where_the_library_s_is(tmp_path):
@@ -506,6 +527,12 @@ def test_what_the_student_prints_is_shown_once_for_each_draw(tmp_path, here, cap
     assert capsys.readouterr().out == "dy (2, 3)\n"
     hint_exercise(path)
     assert capsys.readouterr().out == "dy (2, 3)\n"
+
+
+def test_hints_too_are_given_read_only_arrays(tmp_path, here):
+    path = blank("exp", tmp_path)
+    solve(path, "dy *= y\nreturn dy")
+    assert "Yours: exp.py, line 20, in vjp: ValueError: output array is read-only" in str(hint_exercise(path))
 
 
 def test_hints_go_on_with_the_next_gradient(tmp_path, here):
@@ -630,6 +657,19 @@ def test_a_pass_is_noted_and_the_next_exercise_named(tmp_path, here):
     solve(path, "return dy, dy")
     assert not check_exercise(path)
     assert Progress(tmp_path).state("mul").done  # it was
+
+
+def test_each_seed_draws_other_inputs():
+    seen = []
+
+    def exp(x):
+        seen.append(np.asarray(x).real[0, 0])
+        return tg.registry["exp"].reference(x)
+
+    for seed in (0, 1):
+        assert check_sample(tg.registry["exp"], exp, 0, seed)
+        seen.append(None)
+    assert abs(seen[0] - seen[seen.index(None) + 1]) > 1e-3
 
 
 def test_a_sum_that_the_tape_did_is_remarked(tmp_path, here):

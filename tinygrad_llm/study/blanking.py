@@ -141,17 +141,13 @@ def _vjps_in(holder: ast.FunctionDef, codes: list[CodeType]) -> Iterator[ast.Fun
         key=lambda n: (n.lineno, n.col_offset),
     )
     names = {n.name for n in inside if isinstance(n, ast.FunctionDef) and (n.lineno, n.name) in places}
-    last: ast.AST | None = None
+    parameters = [tuple(code.co_varnames[: code.co_argcount]) for code in codes]
     for node in inside:
-        if last is not None and node in ast.walk(last):
-            continue  # a deferred gradient inside a vjp
-        parameters = [tuple(code.co_varnames[: code.co_argcount]) for code in codes]
         if isinstance(node, ast.FunctionDef):
             found = node.name in names
-        else:
+        else:  # of several lambdas in a line, the one with these parameters
             found = (node.lineno, "<lambda>") in places and tuple(a.arg for a in node.args.args) in parameters
         if found:
-            last = node
             yield node
 
 
