@@ -13,6 +13,7 @@ import ast
 import gc
 import importlib.machinery
 import json
+import math
 import os
 import resource
 import select
@@ -31,6 +32,7 @@ import numpy  # noqa: F401
 import pytest
 
 MEMORY_LIMIT = 6 * 2**30
+PATIENCE = 1800.0  # seconds for a child that uses no processor time
 TOO_SLOW = 1.0  # seconds; the few tests that take longer, such as chains of 100,000 operations, are left out
 MATRIX = "tests/ops/test_every_operation.py"
 CORE = ("tape.py", "tensor.py", "operation.py")
@@ -44,8 +46,8 @@ class Plan:
 
     files: list[str]
     modules: list[str]  # the ops whose rows of the matrix are run, by the module they are defined in
-    seconds: dict[str, float] = field(default_factory=dict)
-    limit: float = 600.0
+    seconds: dict[str, float] = field(default_factory=dict)  # of each test
+    limit: float = 600.0  # seconds of processor time, which do not depend on what else the machine does
 
 
 def plan(root: Path, module: str) -> Plan:
@@ -78,7 +80,8 @@ class Outcome:
     """`killer` is the first test that failed, or how else the mutant was found; None if it survived."""
 
     killer: str | None
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+    processor: float = 0.0
 
 
 class Worker:
@@ -130,15 +133,14 @@ def measured(root: Path, module: str) -> tuple[Plan, str]:
     """The plan for a file, and a line about it: the unchanged program must pass, and how long it takes is the limit."""
     result = plan(root, module)
     worker = Worker(root, module, result)
-    began = time.monotonic()
     worker.start((root / "tinygrad_llm" / module).read_text(encoding="utf-8"))
     outcome = worker.outcome()
     worker.stop()
     if outcome.killer is not None:
         raise RuntimeError(f"{module}: without any change {outcome.killer} fails")
     result.seconds = outcome.seconds
-    result.limit = 10 + 5 * (time.monotonic() - began)
-    return result, f"{module}: {len(outcome.seconds)} tests, {time.monotonic() - began:.1f} s unchanged"
+    result.limit = 10 + 5 * outcome.processor
+    return result, f"{module}: {len(outcome.seconds)} tests, {outcome.processor:.1f} s unchanged"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -197,17 +199,21 @@ class _Server:
         if pid == 0:
             self._child(session, request, writing)
         os.close(writing)
-        answer: Any = {"killer": f"no end after {self.plan.limit:.0f} s", "seconds": {}}
-        if select.select([reading], [], [], self.plan.limit)[0]:
-            answer = _read(reading) or {"killer": "the process died", "seconds": {}}
+        answer: Any = {"killer": "it waited for something"}
+        if select.select([reading], [], [], PATIENCE)[0]:
+            answer = _read(reading)
         os.close(reading)
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        status = os.waitpid(pid, 0)[1]
+        if answer is None:
+            late = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU
+            answer = {"killer": f"no end after {self.plan.limit:.0f} s" if late else "the process died"}
         return answer
 
     def _child(self, session: pytest.Session, request: dict[str, Any], pipe: int) -> None:
         try:
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(self.plan.limit), resource.RLIM_INFINITY))
             run = _Run(self.plan, request["in_derivation"], pipe)
             if self.module not in CORE and patched(self.module, request["source"]):
                 session.config.pluginmanager.register(run)
@@ -217,8 +223,10 @@ class _Server:
                 _forget(self.root)
                 sys.meta_path.insert(0, _Mutated(self.root, self.module, request["source"]))
                 _pytest(self.plan, run)
-                run.report("collection")
+                run.report("its tests cannot be collected")
             run.report(None)
+        except Exception as error:
+            _write(pipe, {"killer": f"it cannot be loaded: {error!r}"})
         finally:
             os._exit(0)
 
@@ -229,6 +237,7 @@ class _Run:
     def __init__(self, plan: Plan, derivations_first: bool, pipe: int) -> None:
         self.plan, self.derivations_first, self.pipe = plan, derivations_first, pipe
         self.seconds: dict[str, float] = {}
+        self.clock = time.process_time()
 
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         for item, following in self.chosen(session.items):
@@ -255,13 +264,14 @@ class _Run:
         return zip(ordered, [*ordered[1:], None], strict=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        before, self.clock = self.clock, time.process_time()
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + self.clock - before
         if report.failed:
             self.report(report.nodeid)
 
     def report(self, killer: str | None) -> None:
         """Tell the parent, and end at once."""
-        _write(self.pipe, {"killer": killer, "seconds": self.seconds})
+        _write(self.pipe, {"killer": killer, "seconds": self.seconds, "processor": time.process_time()})
         os._exit(0)
 
 
