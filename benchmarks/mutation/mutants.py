@@ -161,7 +161,8 @@ def _counts(node: Any) -> bool:
                 return False
             if parent.name.value == "__repr__":
                 return False
-        if parent.type in ("funcdef", "lambdef") and [p.name.value for p in parent.get_params()[:1]] == ["rng"]:
+        function = parent.children[-1] if parent.type == "decorated" else parent
+        if function.type in ("funcdef", "lambdef") and [p.name.value for p in function.get_params()[:1]] == ["rng"]:
             return False
         child, parent = parent, parent.parent
     return True
