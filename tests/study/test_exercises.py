@@ -672,6 +672,13 @@ def test_each_seed_draws_other_inputs():
     assert abs(seen[0] - seen[seen.index(None) + 1]) > 1e-3
 
 
+def test_an_answer_that_is_right_for_the_first_draw_only(tmp_path, here):
+    path = blank("exp", tmp_path)
+    (x,), _ = tg.registry["exp"].sample.draw(np.random.default_rng([1, 0]), 0)
+    solve(path, f"return dy * y * (2 if abs(x[0, 0] - {x[0, 0]}) < 1e-3 else 1)")
+    assert "likely cause" in str(check_exercise(path))
+
+
 def test_a_sum_that_the_tape_did_is_remarked(tmp_path, here):
     path = blank("rms_norm", tmp_path)
     solve(path, "g = dy * gain\nreturn (g - xhat * mean_product(g, xhat)) * r, dy * xhat")

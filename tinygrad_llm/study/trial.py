@@ -58,7 +58,8 @@ def try_out(operation: Operation, path: Path, hint: bool = False, limit: float =
     """Check the exercise at `path`, or with `hint` find the gradients that are not right yet."""
     with tempfile.TemporaryDirectory() as folder:
         result, trace = Path(folder, "outcome.json"), Path(folder, "trace.txt")
-        program = f"from {__name__} import main; main()"
+        # Ctrl-C reaches both processes: this one reports it, so the other simply ends
+        program = f"import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from {__name__} import main; main()"
         task = "hint" if hint else "check"
         command = [sys.executable, "-c", program, operation.name, str(path), folder, str(limit), task]
         try:
@@ -101,10 +102,7 @@ def main() -> None:
     name, path, folder, limit, task = sys.argv[1:]
     with open(Path(folder, "trace.txt"), "w", encoding="utf-8") as trace:
         faulthandler.dump_traceback_later(float(limit), exit=True, file=trace)
-        try:
-            outcome = outcome_of(find_operation(name), Path(path), task == "hint")
-        except KeyboardInterrupt:  # the process that waits for this one was interrupted too, and says so
-            sys.exit(130)
+        outcome = outcome_of(find_operation(name), Path(path), task == "hint")
         faulthandler.cancel_dump_traceback_later()
     partial = Path(folder, "partial")
     partial.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
