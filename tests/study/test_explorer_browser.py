@@ -154,6 +154,46 @@ def test_groups_unfold_and_fold(browser, pages, file, size):
         )
 
 
+def test_unfolded_boxes_stand_in_their_frames_and_apart_from_each_other(browser, pages, file):
+    with opened(browser, pages, file) as page:
+        while page.locator(".box.group").count():
+            page.locator(".box.group").first.evaluate("(box) => box.click()")
+        areas = "(all) => all.map((e) => [e.dataset.key, e.getBoundingClientRect().toJSON()])"
+        boxes, frames = page.locator(".box").evaluate_all(areas), page.locator(".frame").evaluate_all(areas)
+        assert (len(boxes), len(frames)) == (73, 22)
+        inside = dict.fromkeys((key for key, _ in frames), 0)
+        for number, (_, a) in enumerate(boxes):
+            for _, b in boxes[:number]:
+                assert (
+                    a["right"] < b["left"] or b["right"] < a["left"] or a["bottom"] < b["top"] or b["bottom"] < a["top"]
+                )
+            for key, f in frames:
+                within = (
+                    f["left"] < a["left"]
+                    and a["right"] < f["right"]
+                    and f["top"] < a["top"]
+                    and a["bottom"] < f["bottom"]
+                )
+                apart = (
+                    a["right"] < f["left"] or f["right"] < a["left"] or a["bottom"] < f["top"] or f["bottom"] < a["top"]
+                )
+                assert within or apart
+                inside[key] += within
+        assert max(inside.values()) == 72  # all but the loss are in the GPT
+        assert min(inside.values()) == 2  # an embedding and its table
+        top = {key: area["top"] for key, area in boxes}
+        producers = page_flows(file)
+        assert all(top[f"b{a}"] < top[f"b{b}"] for a, b in producers)
+
+
+def page_flows(file):
+    """(box that makes a value, box that uses it) of every edge."""
+    text = file.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0]
+    data = json.loads(text)
+    given = [(number, i["value"]) for number, box in enumerate(data["boxes"]) for i in box["inputs"] if "value" in i]
+    return [(data["values"][value]["box"], number) for number, value in given]
+
+
 @both
 def test_a_click_on_a_node_opens_its_panel(browser, pages, file, size):
     with opened(browser, pages, file, size) as page:
@@ -254,6 +294,8 @@ def test_why_adds_up_and_goes_on(browser, pages, file, size, graph):
                 page.locator(".more").first.click()
             products = page.locator(".term").evaluate_all("terms => terms.map((t) => Number(t.dataset.product))")
             assert math.isclose(math.fsum(products), gradient, rel_tol=0, abs_tol=1e-12)
+            if page.locator(".path").count() == 1:
+                assert products == sorted(products, key=abs, reverse=True)
             assert page.locator(".crumbs li").count() == (number + 1 if number else 0)
             if number < 3:
                 page.locator(".term").first.click()
