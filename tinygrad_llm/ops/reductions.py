@@ -14,7 +14,7 @@ from tinygrad_llm.operation import op
 from tinygrad_llm.ops.samples import apart, axes, normal
 
 
-def restored(a, axis, keepdims=False):
+def restored(a, axis, keepdims):
     """The reduced axes of `a` put back with size 1, so that it broadcasts against what was reduced."""
     return a if keepdims or axis is None else np.expand_dims(a, axis)
 
