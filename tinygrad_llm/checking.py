@@ -7,8 +7,10 @@ pass a softmax or LayerNorm whose backward returns zeros, since their outputs su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -333,11 +335,15 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class Step:
-    """One form of a gradient in a derivation; `change` is the largest difference to the form before, per magnitude."""
+    """One form of a gradient in a derivation; `change` is the largest difference to the form before, per magnitude.
+
+    `named` holds the numbers and arrays that the derivation has given a name to since the step before.
+    """
 
     why: str
     value: Any
     change: float
+    named: Mapping[str, Any] = field(default_factory=dict)
 
 
 def derivation_steps(
@@ -361,14 +367,29 @@ def derivation_steps(
     final = tuple(g() if callable(g) else g for g in wanted)
     steps: list[Step] = []
     before = np.empty(0)
-    for why, value in [*forms, ("the vjp", final if operation.variadic else final[0])]:
+    last: list[tuple[str, Any, dict[str, Any]]] = [("the vjp", final if operation.variadic else final[0], {})]
+    for why, value, named in itertools.chain(_with_names(forms), last):
         values = value if operation.variadic else (value,)
         values = tuple(unbroadcast(np.asarray(v), s) for v, s in zip(values, shapes, strict=True))
         flat = np.concatenate([v.ravel() for v in values])
         change = _relative_change(flat, before) if steps else 0.0
-        steps.append(Step(why, values if operation.variadic else values[0], change))
+        steps.append(Step(why, values if operation.variadic else values[0], change, named))
         before = flat
     return steps
+
+
+def _with_names(forms: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Each form, and what the derivation's local variables have come to hold since the one before."""
+    seen = list(_locals(forms).values())  # the arguments; kept, so that no id is used twice
+    for why, value in forms:
+        known = {id(thing) for thing in seen}
+        new = {name: thing for name, thing in _locals(forms).items() if id(thing) not in known}
+        seen.extend(new.values())
+        yield why, value, {n: t for n, t in new.items() if isinstance(t, (np.ndarray, float)) and t is not value}
+
+
+def _locals(forms: Iterator[Any]) -> dict[str, Any]:
+    return inspect.getgeneratorlocals(forms) if inspect.isgenerator(forms) else {}
 
 
 def _relative_change(now: Array, before: Array) -> float:

@@ -73,33 +73,53 @@ dy  (2, 2)
 The gradient of x
 1. dxⱼ = Σᵢ dyᵢ ∂yᵢ/∂xⱼ; where i = j it is 1 for xᵢ > 0 and 0 for xᵢ < 0, elsewhere 0
     the dense Jacobian, a row for each entry of the result and a column for each of x:
-    [[1 0 0 0]
-     [0 0 0 0]
-     [0 0 1 0]
-     [0 0 0 1]]
+        [[1 0 0 0]
+         [0 0 0 0]
+         [0 0 1 0]
+         [0 0 0 1]]
     summed with dy:
-    [[0.5   0]
-     [2.0 3.0]]
+    dx
+        [[0.5   0]
+         [2.0 3.0]]
 
 2. only the term i = j is left of the sum: dy passes where x > 0
-    [[0.5   0]
-     [2.0 3.0]]
+    dx
+        [[0.5   0]
+         [2.0 3.0]]
     equal to the step before exactly
 
 3. x > 0 exactly where y = max(x, 0) > 0, so y is enough to know where
-    [[0.5   0]
-     [2.0 3.0]]
+    dx
+        [[0.5   0]
+         [2.0 3.0]]
     equal to the step before exactly
 
 4. this is what the lines of vjp compute
-    [[0.5   0]
-     [2.0 3.0]]
+    dx
+        [[0.5   0]
+         [2.0 3.0]]
     equal to the step before exactly
 
 
 The lines of vjp
 def vjp(dy):
     return dy * (y > 0)"""
+
+
+def test_intermediate_results_are_shown_where_they_get_their_name():
+    found = derive("layer_norm", (1, 3), input="x")
+    first, second, third, fourth, last = found.gradients[0].steps
+    assert list(first.named) == ["centred", "rstd", "xhat", "g", "delta", "dcentred", "dvar", "drstd", "dxhat"]
+    assert list(second.named) == ["inner"]
+    assert third.named == fourth.named == last.named == {}
+    x, gain, _ = found.inputs
+    np.testing.assert_array_equal(first.named["g"], found.dy * gain)
+    np.testing.assert_array_equal(first.named["centred"], x - x.mean(-1, keepdims=True))
+    assert "    inner  (1, 3, 3)\n        [[[" in str(found)
+    assert "with <code>inner</code>" in found._repr_html_()
+    large = derive("layer_norm", (1, 7), input="x")
+    assert "    inner  (1, 7, 7)" not in str(large), "49 numbers are too many to follow"
+    assert "    centred  (1, 7)" in str(large)
 
 
 def test_the_text_of_a_derivation(monkeypatch):

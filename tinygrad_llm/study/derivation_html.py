@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tinygrad_llm.checking import Step
-from tinygrad_llm.study.derivation_text import agreement, jacobian_caption, reason
+from tinygrad_llm.study.derivation_text import agreement, jacobian_caption, reason, worth_showing
 from tinygrad_llm.study.derivations import TOLERANCE, Derivation, GradientSteps
 from tinygrad_llm.study.notation import docstring_html, highlight, html_sentence, source_of
 from tinygrad_llm.study.numbers import MATRIX_STYLE, matrices_html
@@ -27,6 +27,7 @@ DERIVATION_STYLE = (
   border-left: 1px solid var(--line); }
 .study .steps p { margin: 0; line-height: 1.9; }
 .study .steps .agreement { font-size: 0.86em; line-height: 1.5; }
+.study .between summary { cursor: pointer; color: var(--soft); font-size: 0.9em; }
 .study .doc { font-size: 1.02em; }
 .study .doc p { line-height: 1.75; margin: 0.8em 0; }
 .study .drawn { display: flex; flex-wrap: wrap; gap: 0 2.4em; }
@@ -44,8 +45,9 @@ _DERIVATION = """
 {% for gradient, jacobian, steps in gradients %}
 <h2 class="gradient" id="gradient-{{ gradient.input }}">The gradient of <code>{{ gradient.input }}</code></h2>
 <ol class="steps">
-{% for sentence, numbers, agreement, good in steps %}
+{% for sentence, named, numbers, agreement, good in steps %}
 <li><p>{{ sentence }}</p>
+{{ named }}
 {% if loop.first %}{{ jacobian }}{% endif %}
 {{ numbers }}
 {% if not loop.first %}<p class="agreement {{ 'good' if good else 'bad' }}">{{ agreement }}</p>{% endif %}
@@ -94,10 +96,22 @@ def _named(name: str, value: Any, exact: bool) -> list[Markup]:
     return [head + matrices_html(array, exact)]
 
 
-def _step(gradient: GradientSteps, step: Step) -> tuple[Markup, Markup, str, bool]:
-    """(sentence, numbers, comparison with the step before, whether they agree)."""
+def _step(gradient: GradientSteps, step: Step) -> tuple[Markup, Markup, Markup, str, bool]:
+    """(sentence, intermediate results, numbers, comparison with the step before, whether they agree)."""
     good = step.change <= TOLERANCE
-    return html_sentence(reason(step)), _values(gradient.input, step.value), agreement(step), good
+    return html_sentence(reason(step)), _between(step), _values(gradient.input, step.value), agreement(step), good
+
+
+def _between(step: Step) -> Markup:
+    """The intermediate results of a step, folded."""
+    shown = worth_showing(step)
+    if not shown:
+        return Markup("")
+    parts = Markup("").join(part for name, value in shown.items() for part in _named(name, value, False))
+    names = Markup(", ").join(Markup("<code>{}</code>").format(name) for name in shown)
+    return Markup('<details class="between"><summary>with {}</summary><div class="drawn">{}</div></details>').format(
+        names, parts
+    )
 
 
 def _jacobian(gradient: GradientSteps) -> Markup:

@@ -18,6 +18,7 @@ from tinygrad_llm.study.numbers import plain_numbers
 from tinygrad_llm.study.page import shape_text
 
 FIXED = "\N{NO-BREAK SPACE}"  # keeps the formulas in a sentence whole
+MOST_NAMED = 36  # entries of an intermediate result that is shown
 WIDTH = 100  # of text that does not go to a terminal
 
 
@@ -64,6 +65,11 @@ def reason(step: Step) -> str:
     return "this is what the lines of vjp compute" if step.why == "the vjp" else step.why
 
 
+def worth_showing(step: Step) -> dict[str, object]:
+    """What a step gave a name to, as far as it is small enough to be followed."""
+    return {name: thing for name, thing in step.named.items() if np.size(thing) <= MOST_NAMED}
+
+
 def jacobian_caption(gradient: GradientSteps) -> str:
     """What the rows and columns of the Jacobian are."""
     return f"the dense Jacobian, a row for each entry of the result and a column for each of {gradient.input}"
@@ -75,30 +81,33 @@ def _step(gradient: GradientSteps, number: int, step: Step, width: int) -> Itera
     lines = textwrap.wrap(pieces, max(width - len(prefix), 20))
     sentence = ("\n" + " " * len(prefix)).join(lines).replace(FIXED, " ")
     yield Text.assemble((prefix, "bold cyan"), sentence)
+    for name, named in worth_showing(step).items():
+        yield from _named(name, named, width - 4, indent=4)
     if number == 1 and gradient.jacobian is not None:
         yield _indented(
-            f"{jacobian_caption(gradient)}:\n{plain_numbers(gradient.jacobian, width - 4)}\nsummed with dy:"
+            f"{jacobian_caption(gradient)}:\n"
+            f"{textwrap.indent(plain_numbers(gradient.jacobian, width - 8), '    ')}\nsummed with dy:"
         )
     several = isinstance(step.value, tuple)
     for i, value in enumerate(step.value if several else (step.value,)):
-        label = f"{gradient.input}[{i}]\n" if several else ""
-        yield _indented(label + plain_numbers(np.asarray(value), width - 4))
+        yield Text(f"    d{gradient.input}{f'[{i}]' if several else ''}", "bold")
+        yield _indented(plain_numbers(np.asarray(value), width - 8), indent=8)
     if number > 1:
         yield _indented(agreement(step), "green" if step.change <= TOLERANCE else "bold red")
     yield Text()
 
 
-def _named(name: str, value: object, width: int, exact: bool = False) -> Iterator[RenderableType]:
+def _named(name: str, value: object, width: int, exact: bool = False, indent: int = 0) -> Iterator[RenderableType]:
     if isinstance(value, tuple) and any(isinstance(v, np.ndarray) for v in value):
         for i, each in enumerate(value):
-            yield from _named(f"{name}[{i}]", each, width, exact)
+            yield from _named(f"{name}[{i}]", each, width, exact, indent)
         return
     if not isinstance(value, np.ndarray | np.generic):
-        yield Text(f"{name} = {value!r}")
+        yield Text(f"{' ' * indent}{name} = {value!r}")
         return
     array = np.asarray(value)
-    yield Text(name, "cyan").append(f"  {shape_text(array)}", "dim")
-    yield _indented(plain_numbers(array, width - 4, exact))
+    yield Text(" " * indent).append(name, "cyan").append(f"  {shape_text(array)}", "dim")
+    yield _indented(plain_numbers(array, width - 4, exact), indent=4 + indent)
 
 
 def _paragraphs(text: str, width: int) -> Text:
@@ -110,5 +119,5 @@ def _heading(text: str) -> RenderableType:
     return Text("\n").append(text, "bold underline")
 
 
-def _indented(text: str, style: str = "") -> Text:
-    return Text(textwrap.indent(text, "    "), style, no_wrap=True, overflow="ignore")
+def _indented(text: str, style: str = "", indent: int = 4) -> Text:
+    return Text(textwrap.indent(text, " " * indent), style, no_wrap=True, overflow="ignore")
