@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm import Tensor, ops
+from tinygrad_llm.checking import derivation_steps
 
 
 def gradient(operation, x, dy):
@@ -120,3 +121,9 @@ def test_methods(name):
 def test_the_gradient_of_sum_is_not_a_copy():
     dx = ops.sum.reference(np.ones((1000, 1000)), axis=1)[1](np.arange(1000.0))
     assert dx.strides[1] == 0
+
+
+def test_the_last_form_of_the_gradient_of_max_divides_ties_as_the_vjp_does():
+    steps = derivation_steps(ops.max, "x", (np.array([2.0, 5.0, 5.0, 5.0]),), {}, np.float64(6.0))
+    for step in steps[-2:]:
+        np.testing.assert_allclose(step.value, [0, 2, 2, 2], rtol=1e-15)

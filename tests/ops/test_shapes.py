@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm import Tensor, ops
+from tinygrad_llm.checking import derivation_steps
 
 COUNT = np.arange(24.0).reshape(2, 3, 4)
 
@@ -186,3 +187,9 @@ def test_dtypes(operation, dtype):
     y = operation(np.ones((2, 3), dtype))
     assert y.dtype == dtype
     assert gradient(operation, np.ones((2, 3), dtype), np.ones(y.shape)).dtype == dtype
+
+
+def test_the_derivation_of_a_transpose_reverses_the_axes_if_none_are_given():
+    x, dy = np.random.default_rng(0).standard_normal((2, 3, 4)), np.random.default_rng(1).standard_normal((4, 3, 2))
+    for step in derivation_steps(ops.transpose, "x", (x,), {}, dy):
+        np.testing.assert_array_equal(step.value, dy.T)
