@@ -146,3 +146,10 @@ def test_a_leaf_knows_its_graph_only_if_all_of_it_is_remembered():
     (large.sum() + small.sum()).backward()
     assert large.origin == ()
     assert small.origin == ()
+
+
+def test_unbroadcasting_to_no_axes_gives_an_array():
+    total = unbroadcast(np.ones((2, 3)), ())
+    assert type(total) is np.ndarray
+    assert total.flags.writeable
+    assert total == 6

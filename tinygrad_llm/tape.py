@@ -144,7 +144,8 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     if extra < 0 or any(n not in (1, m) for n, m in zip(shape, gradient.shape[extra:], strict=True)):
         raise ValueError(f"a gradient of shape {gradient.shape} is no broadcast of {shape}")
     stretched = tuple(i + extra for i, n in enumerate(shape) if n == 1 and gradient.shape[i + extra] != 1)
-    return gradient.sum(tuple(range(extra)) + stretched).reshape(shape)
+    # with the axes kept the sum is an array, even over all of them: without, it could be a NumPy scalar
+    return gradient.sum(tuple(range(extra)) + stretched, keepdims=True).reshape(shape)
 
 
 def saved_arrays(function: Callable[..., Any]) -> list[Array]:
