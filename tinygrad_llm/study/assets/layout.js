@@ -4,8 +4,8 @@
 // that avoids crossings (barycentres), then places that keep edges straight (least squares under the order). An edge
 // that passes through a layer, or through the border of a frame, has a place of its own there.
 
-const SIZES = { box: [152, 76], leaf: [128, 66], group: [180, 82] };
-const GAP = 26, RANK = 38, PADDING = 20, TITLE = 40;
+const SIZES = { box: [152, 71], leaf: [128, 62], group: [194, 75] };
+const GAP = 26, RANK = 31, PADDING = 18, TITLE = 38;
 
 const parts = data.groups.map(() => []); // of each group: keys "g3" and "b7", in the order of creation
 const groupPath = data.boxes.map((box) => pathOf(box.group)); // groups around each box, outermost first
@@ -196,7 +196,7 @@ function chain(link, ranks, bends) {
     const id = `${link.from}@${r}`;
     if (bends.has(id)) known++;
     else {
-      const bend = { key: "", w: 10, h: 0, order: (link.a.node.order + link.b.node.order) / 2, rank: r, x: 0, links: [] };
+      const bend = { key: "", run: link.from, w: 10, h: 0, order: (link.a.node.order + link.b.node.order) / 2, rank: r, x: 0, links: [] };
       bends.set(id, bend);
       ranks[r].push(bend);
     }
@@ -246,15 +246,32 @@ function straighten(ranks) {
   }
 }
 
-// What is straight but for a few pixels becomes straight.
+// What is nearly straight becomes straight: the places of one edge in the layers it passes, and lone lines.
 function snap(ranks) {
+  const runs = new Map();
   for (const row of ranks) {
     row.forEach((node, k) => {
-      const lone = node.links.filter((link) => !link.down && link.weight >= 20);
+      if (node.key !== "") return;
+      const apart = (other) => (other.w + node.w) / 2 + 8;
+      const run = runs.get(node.run) || { low: -Infinity, high: Infinity, nodes: [] };
+      if (row[k - 1]) run.low = Math.max(run.low, row[k - 1].x + apart(row[k - 1]));
+      if (row[k + 1]) run.high = Math.min(run.high, row[k + 1].x - apart(row[k + 1]));
+      run.nodes.push(node);
+      runs.set(node.run, run);
+    });
+  }
+  for (const { low, high, nodes } of runs.values()) {
+    if (low > high) continue;
+    const wish = nodes.map((n) => n.x).sort((a, b) => a - b)[nodes.length >> 1];
+    for (const node of nodes) node.x = Math.min(high, Math.max(low, wish));
+  }
+  for (const row of ranks) {
+    row.forEach((node, k) => {
+      const lone = node.links.filter((link) => !link.down && link.weight === 40);
       if (lone.length !== 1) return;
       const x = lone[0].other.x + lone[0].shift;
       const clear = (other, side) => !other || side * (other.x - x) >= (other.w + node.w) / 2 + 8;
-      if (Math.abs(x - node.x) < 12 && clear(row[k - 1], -1) && clear(row[k + 1], 1)) node.x = x;
+      if (Math.abs(x - node.x) < 40 && clear(row[k - 1], -1) && clear(row[k + 1], 1)) node.x = x;
     });
   }
 }
