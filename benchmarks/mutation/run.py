@@ -80,15 +80,19 @@ def main() -> int:
             every = random.Random(0).sample(every, options.sample)
         try:
             try_all(copy, every, session, options, console)
+            stopped = False
         except KeyboardInterrupt:
-            console.print(f"stopped; what was found is in {options.session}")
-            return 130
-        scores = judge(every, dict(session.results))
+            stopped = True
+        results = dict(session.results)
+        scores = judge(every, results)
     entries = read_equivalents(HERE / "equivalent.toml")
-    print_report(console, scores, entries, whole=options.sample is None)
+    print_report(console, scores, entries, whole=options.sample is None and not stopped)
     if options.json:
         options.json.write_text(json.dumps(summary(scores, entries), indent=1) + "\n", encoding="utf-8")
-    return 0
+    if stopped:
+        left = sum(m.key not in results for m in every)
+        console.print(f"stopped; {left} mutants are left for the next run with --session {options.session}")
+    return 130 if stopped else 0
 
 
 def try_all(copy: Path, every: list[Mutant], session: WorkDB, options: argparse.Namespace, console: Console) -> None:
@@ -144,9 +148,11 @@ def result(mutant: Mutant, killer: str | None) -> WorkResult:
 
 
 def judge(every: list[Mutant], results: dict[str, WorkResult]) -> dict[str, Score]:
-    """The results by file."""
+    """The results by file, of the mutants that were tried."""
     scores: dict[str, Score] = {}
     for mutant in every:
+        if mutant.key not in results:
+            continue
         score = scores.setdefault(mutant.module, Score())
         if results[mutant.key].is_killed:
             score.killed += 1
