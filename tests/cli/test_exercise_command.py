@@ -6,8 +6,8 @@ import re
 import pytest
 
 from tinygrad_llm.cli.main import main
-from tinygrad_llm.study import exercises
-from tinygrad_llm.study.trial import outcome_of
+from tinygrad_llm.study.exercises import course as exercises
+from tinygrad_llm.study.exercises.trial import outcome_of
 
 
 @pytest.fixture

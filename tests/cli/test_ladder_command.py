@@ -4,8 +4,8 @@ import pytest
 
 from tinygrad_llm.cli.arguments import parse_shape
 from tinygrad_llm.cli.main import main
-from tinygrad_llm.study import rungs
 from tinygrad_llm.study.machine import Machine
+from tinygrad_llm.study.rungs import measuring as rungs
 
 
 @pytest.fixture(autouse=True)

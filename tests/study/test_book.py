@@ -8,7 +8,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.book import ORDER, families, index_html, worked_example, write_book
+from tinygrad_llm.study.derivations.book import ORDER, families, index_html, worked_example, write_book
 
 OPERATIONS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 VOID = {"meta", "br", "mspace"}

@@ -8,11 +8,11 @@ import pytest
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study import derive
-from tinygrad_llm.study.derivation_check import check_derivations
-from tinygrad_llm.study.derivation_html import derivation_page
-from tinygrad_llm.study.derivations import UnknownInput
+from tinygrad_llm.study.derivations.check import check_derivations
+from tinygrad_llm.study.derivations.derivation import UnknownInput
+from tinygrad_llm.study.derivations.html_form import derivation_page
 from tinygrad_llm.study.lookup import UnknownOperation
-from tinygrad_llm.study.numbers import matrices_html, number_format, plain_numbers
+from tinygrad_llm.study.notation.numbers import matrices_html, number_format, plain_numbers
 
 OPERATIONS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 SAMPLES = [(name, number) for name in OPERATIONS for number in range(1, len(tg.registry[name].sample) + 1)]
@@ -127,7 +127,8 @@ def test_the_text_of_a_derivation(monkeypatch):
         tg.registry["relu"].sample, "functions", [lambda rng: ((np.array([[0.1, -0.1], [0.6, 0.1]]),), {})]
     )
     monkeypatch.setattr(
-        "tinygrad_llm.study.derivations.draw_cotangent", lambda rng, value: np.array([[0.46, -1.04], [2.0, 2.97]])
+        "tinygrad_llm.study.derivations.derivation.draw_cotangent",
+        lambda rng, value: np.array([[0.46, -1.04], [2.0, 2.97]]),
     )
     text = str(derive("relu"))
     assert text.startswith("relu\ny = max(x, 0). Saves y: it is positive where x is")

@@ -13,10 +13,10 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study import exercises
-from tinygrad_llm.study.attempt import check_sample
-from tinygrad_llm.study.blanking import blanked
-from tinygrad_llm.study.exercises import (
+from tinygrad_llm.study.exercises import course as exercises
+from tinygrad_llm.study.exercises.attempt import check_sample
+from tinygrad_llm.study.exercises.blanking import blanked
+from tinygrad_llm.study.exercises.course import (
     check_exercise,
     exercise,
     exercise_list,
@@ -24,11 +24,11 @@ from tinygrad_llm.study.exercises import (
     hint_exercise,
     reveal_exercise,
 )
-from tinygrad_llm.study.notation import docstring_formulas
-from tinygrad_llm.study.progress import PATH, Progress, State
-from tinygrad_llm.study.task import gradient_name, task
-from tinygrad_llm.study.told import without_gradients
-from tinygrad_llm.study.trial import Outcome, outcome_of, try_out
+from tinygrad_llm.study.exercises.progress import PATH, Progress, State
+from tinygrad_llm.study.exercises.task import gradient_name, task
+from tinygrad_llm.study.exercises.told import without_gradients
+from tinygrad_llm.study.exercises.trial import Outcome, outcome_of, try_out
+from tinygrad_llm.study.notation.prose import docstring_formulas
 
 OPERATIONS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 BLANK = re.compile(r"( *)def (\w+)\(\w+\):\n(?: +#.*\n)+ +raise NotImplementedError\(.*\)\n")

@@ -8,13 +8,16 @@ from rich.console import Console
 
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study import ladder, ladder_report, rungs, workloads
-from tinygrad_llm.study.ladder_plot import COLOURS, as_svg, draw
+from tinygrad_llm.study import ladder
 from tinygrad_llm.study.lookup import UnknownOperation
 from tinygrad_llm.study.machine import Machine
-from tinygrad_llm.study.primitives import compositions
-from tinygrad_llm.study.rungs import relative_error
-from tinygrad_llm.study.workloads import draw_workload, largest_array, product_operations
+from tinygrad_llm.study.rungs import measuring as rungs
+from tinygrad_llm.study.rungs import report as ladder_report
+from tinygrad_llm.study.rungs import workloads
+from tinygrad_llm.study.rungs.measuring import relative_error
+from tinygrad_llm.study.rungs.plot import COLOURS, as_svg, draw
+from tinygrad_llm.study.rungs.primitives import compositions
+from tinygrad_llm.study.rungs.workloads import draw_workload, largest_array, product_operations
 
 OURS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 SMALL = {"attention": (1, 2, 5, 3), "getitem": (9, 4), "einsum": (3, 4), "matmul": (3, 4)}

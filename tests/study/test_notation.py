@@ -9,9 +9,9 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study import notation
-from tinygrad_llm.study.formulas import parse
-from tinygrad_llm.study.typesetting import house, latex, mathml, terminal
+from tinygrad_llm.study.notation import prose as notation
+from tinygrad_llm.study.notation.formulas import parse
+from tinygrad_llm.study.notation.typesetting import house, latex, mathml, terminal
 
 OPERATIONS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tinygrad_llm as tg
-from tinygrad_llm.study.primitives import compositions
+from tinygrad_llm.study.rungs.primitives import compositions
 from tinygrad_llm.tape import saved_arrays
 
 SAMPLES = [(name, number) for name in sorted(compositions) for number in range(len(tg.registry[name].sample))]

@@ -17,13 +17,13 @@ from rich.text import Text
 from tinygrad_llm.cli.arguments import ShapeText, parse_shape
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.files import atomic_write
-from tinygrad_llm.study.book import families, write_book
-from tinygrad_llm.study.derivation_check import CheckedInput, check_derivations
-from tinygrad_llm.study.derivation_html import derivation_page
-from tinygrad_llm.study.derivations import UnknownInput
-from tinygrad_llm.study.derivations import derive as derivation_of
+from tinygrad_llm.study.derivations.book import families, write_book
+from tinygrad_llm.study.derivations.check import CheckedInput, check_derivations
+from tinygrad_llm.study.derivations.derivation import UnknownInput
+from tinygrad_llm.study.derivations.derivation import derive as derivation_of
+from tinygrad_llm.study.derivations.html_form import derivation_page
 from tinygrad_llm.study.lookup import UnknownOperation, find_operation, refuse_existing
-from tinygrad_llm.study.notation import first_formula, formula_text
+from tinygrad_llm.study.notation.prose import first_formula, formula_text
 from tinygrad_llm.tensor import registry
 
 Flag = Annotated[bool, Parameter(negative=())]

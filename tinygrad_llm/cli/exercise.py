@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from tinygrad_llm.cli.arguments import OperationName
-from tinygrad_llm.study import exercises
+from tinygrad_llm.study.exercises import course as exercises
 
 app = App(
     name="exercise",

@@ -11,7 +11,14 @@ from markupsafe import Markup, escape
 from tinygrad_llm.checking import derivation_steps
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.graph import Graph, remembered, vjp_of
-from tinygrad_llm.study.notation import docstring_html, forward_source, highlight, html_sentence, source_of, vjp_source
+from tinygrad_llm.study.notation.prose import (
+    docstring_html,
+    forward_source,
+    highlight,
+    html_sentence,
+    source_of,
+    vjp_source,
+)
 from tinygrad_llm.study.packing import Store
 from tinygrad_llm.tape import Array, Edge, Node
 from tinygrad_llm.tensor import registry

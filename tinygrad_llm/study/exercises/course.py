@@ -14,14 +14,14 @@ import numpy as np
 from tinygrad_llm.checking import Step
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.blanking import blanked
-from tinygrad_llm.study.derivations import Derivation
+from tinygrad_llm.study.derivations.derivation import Derivation
+from tinygrad_llm.study.exercises.blanking import blanked
+from tinygrad_llm.study.exercises.progress import PATH, Progress
+from tinygrad_llm.study.exercises.task import gradient_name
+from tinygrad_llm.study.exercises.trial import TIME_LIMIT, Missing, Outcome, example, try_out
 from tinygrad_llm.study.lookup import UnknownOperation, find_operation, refuse_existing
-from tinygrad_llm.study.notation import first_formula, plain_sentence
-from tinygrad_llm.study.numbers import plain_numbers
-from tinygrad_llm.study.progress import PATH, Progress
-from tinygrad_llm.study.task import gradient_name
-from tinygrad_llm.study.trial import TIME_LIMIT, Missing, Outcome, example, try_out
+from tinygrad_llm.study.notation.numbers import plain_numbers
+from tinygrad_llm.study.notation.prose import first_formula, plain_sentence
 
 FOLDER = "exercises"
 _TITLE = re.compile(r'"""Exercise: (\w+)\b')
@@ -42,7 +42,7 @@ from pathlib import Path
 import pytest
 
 from tinygrad_llm import registry
-from tinygrad_llm.study.attempt import check_sample
+from tinygrad_llm.study.exercises.attempt import check_sample
 
 OPERATION = registry["{name}"]  # the library's own, for its samples: small legal arguments
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from types import CodeType
 
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.notation import vjps
-from tinygrad_llm.study.task import task
-from tinygrad_llm.study.told import without_gradients
+from tinygrad_llm.study.exercises.task import task
+from tinygrad_llm.study.exercises.told import without_gradients
+from tinygrad_llm.study.notation.prose import vjps
 from tinygrad_llm.tensor import registry
 
 MISSING = "write the vjp"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tinygrad_llm.study.ladder_report import Ladder, Rung, digits, error_text, size_text, time_text, time_unit
+from tinygrad_llm.study.rungs.report import Ladder, Rung, digits, error_text, size_text, time_text, time_unit
 
 COLOURS = {
     "paper": "#fdfcf9",

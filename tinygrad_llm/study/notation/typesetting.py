@@ -6,7 +6,7 @@ import functools
 
 from markupsafe import Markup
 
-from tinygrad_llm.study.formulas import (
+from tinygrad_llm.study.notation.formulas import (
     CLOSING,
     FUNCTIONS,
     Applied,

@@ -12,9 +12,9 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from tinygrad_llm.checking import Step
-from tinygrad_llm.study.derivations import TOLERANCE, Derivation, GradientSteps
-from tinygrad_llm.study.notation import plain_docstring, plain_sentence, source_of
-from tinygrad_llm.study.numbers import plain_numbers
+from tinygrad_llm.study.derivations.derivation import TOLERANCE, Derivation, GradientSteps
+from tinygrad_llm.study.notation.numbers import plain_numbers
+from tinygrad_llm.study.notation.prose import plain_docstring, plain_sentence, source_of
 from tinygrad_llm.study.page import shape_text
 
 FIXED = "\N{NO-BREAK SPACE}"  # keeps the formulas in a sentence whole

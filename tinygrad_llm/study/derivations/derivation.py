@@ -84,19 +84,19 @@ class Derivation:
         return float(np.max([g.largest_change for g in self.gradients]))
 
     def __str__(self) -> str:
-        from tinygrad_llm.study.derivation_text import as_text
+        from tinygrad_llm.study.derivations.text_form import as_text
 
         return as_text(self)
 
     __repr__ = __str__
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from tinygrad_llm.study.derivation_text import as_lines
+        from tinygrad_llm.study.derivations.text_form import as_lines
 
         return as_lines(self, options.max_width)
 
     def _repr_html_(self) -> str:
-        from tinygrad_llm.study.derivation_html import DERIVATION_STYLE, derivation_html
+        from tinygrad_llm.study.derivations.html_form import DERIVATION_STYLE, derivation_html
         from tinygrad_llm.study.page import fragment
 
         return fragment(derivation_html(self), DERIVATION_STYLE)

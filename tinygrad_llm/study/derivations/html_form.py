@@ -9,10 +9,10 @@ import numpy as np
 from markupsafe import Markup
 
 from tinygrad_llm.checking import Step
-from tinygrad_llm.study.derivation_text import agreement, jacobian_caption, reason, worth_showing
-from tinygrad_llm.study.derivations import TOLERANCE, Derivation, GradientSteps
-from tinygrad_llm.study.notation import docstring_html, highlight, html_sentence, source_of
-from tinygrad_llm.study.numbers import MATRIX_STYLE, matrices_html
+from tinygrad_llm.study.derivations.derivation import TOLERANCE, Derivation, GradientSteps
+from tinygrad_llm.study.derivations.text_form import agreement, jacobian_caption, reason, worth_showing
+from tinygrad_llm.study.notation.numbers import MATRIX_STYLE, matrices_html
+from tinygrad_llm.study.notation.prose import docstring_html, highlight, html_sentence, source_of
 from tinygrad_llm.study.page import page, shape_text, templates
 
 DERIVATION_STYLE = (

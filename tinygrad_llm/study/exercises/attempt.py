@@ -22,9 +22,9 @@ import numpy as np
 
 from tinygrad_llm.checking import Report, gradcheck
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.blanking import MISSING
-from tinygrad_llm.study.derivations import draw_cotangent, wanted_inputs
-from tinygrad_llm.study.task import gradient_name
+from tinygrad_llm.study.derivations.derivation import draw_cotangent, wanted_inputs
+from tinygrad_llm.study.exercises.blanking import MISSING
+from tinygrad_llm.study.exercises.task import gradient_name
 from tinygrad_llm.tape import unbroadcast
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from tinygrad_llm.checking import Step, derivation_steps
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.derivations import TOLERANCE, draw_cotangent, wanted_inputs
+from tinygrad_llm.study.derivations.derivation import TOLERANCE, draw_cotangent, wanted_inputs
 from tinygrad_llm.study.lookup import find_operation
-from tinygrad_llm.study.notation import plain_sentence
+from tinygrad_llm.study.notation.prose import plain_sentence
 from tinygrad_llm.tape import Array, unbroadcast
 from tinygrad_llm.tensor import registry
 

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from tinygrad_llm import random
 from tinygrad_llm.operation import Operation, use_backend
-from tinygrad_llm.study.ladder_report import Costs, Ladder, Rung, Times, size_text
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.study.machine import measure_machine
-from tinygrad_llm.study.primitives import compositions
-from tinygrad_llm.study.workloads import Shape, draw_workload, fitting, product_operations
+from tinygrad_llm.study.rungs.primitives import compositions
+from tinygrad_llm.study.rungs.report import Costs, Ladder, Rung, Times, size_text
+from tinygrad_llm.study.rungs.workloads import Shape, draw_workload, fitting, product_operations
 from tinygrad_llm.tape import Array, Node, enable_grad, saved_arrays, sweep, unbroadcast
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.progress import counting

@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.derivation_html import DERIVATION_STYLE, steps_html
-from tinygrad_llm.study.derivations import Derivation, derive
-from tinygrad_llm.study.notation import (
+from tinygrad_llm.study.derivations.derivation import Derivation, derive
+from tinygrad_llm.study.derivations.html_form import DERIVATION_STYLE, steps_html
+from tinygrad_llm.study.notation.prose import (
     docstring_html,
     first_formula,
     formula_html,
@@ -25,8 +25,8 @@ from tinygrad_llm.study.notation import (
     source_of,
     vjp_source,
 )
+from tinygrad_llm.study.notation.typesetting import mathml
 from tinygrad_llm.study.page import page, templates
-from tinygrad_llm.study.typesetting import mathml
 from tinygrad_llm.tensor import registry
 
 OPS = "tinygrad_llm.ops."

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.derivations import draw_cotangent
-from tinygrad_llm.study.told import without_gradients
+from tinygrad_llm.study.derivations.derivation import draw_cotangent
+from tinygrad_llm.study.exercises.told import without_gradients
 
 
 def gradient_name(operation: Operation, name: str) -> str:

@@ -19,8 +19,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.formulas import parse
-from tinygrad_llm.study.typesetting import mathml, terminal
+from tinygrad_llm.study.notation.formulas import parse
+from tinygrad_llm.study.notation.typesetting import mathml, terminal
 
 _CODE = re.compile(r"[\"'][\w.,> -]*[\"']|[@:]|[A-Za-z]\.[A-Za-z]")
 _DOCUMENTED = re.compile(r"``(?P<formula>.+?)``|`(?P<name>[^`]+)`|arXiv:(?P<paper>\d{4}\.\d{4,5})", re.DOTALL)

@@ -134,14 +134,14 @@ class Ladder:
     # -- as HTML and as a picture --------------------------------------------------------------------------------------
     def plot(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Draw the ladder into a new PNG file."""
-        from tinygrad_llm.study.ladder_plot import draw  # matplotlib is slow to import
+        from tinygrad_llm.study.rungs.plot import draw  # matplotlib is slow to import
 
         target = refuse_existing(path, force)
         figure = draw(self)
         atomic_write(target, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
     def _repr_html_(self) -> str:
-        from tinygrad_llm.study.ladder_plot import as_svg
+        from tinygrad_llm.study.rungs.plot import as_svg
 
         body = templates().from_string(_TEMPLATE).render(ladder=self, picture=Markup(as_svg(self)))
         return fragment(Markup(body), _STYLE)
