@@ -5,9 +5,9 @@
     python benchmarks/mutation/run.py --sample 200 --jobs 2
 
 Each mutant (see mutants.py) is tried on a copy of the repository (see trial.py). The results are kept in a session
-file, in cosmic-ray's format; a second run goes on from there, and tries again only what is new (and with ``--retry``
-what has survived). A mutant that survives and is listed in equivalent.toml, with the reason why no test can tell it
-from the original, does not count. Needs ``pip install -e '.[test,mutation]'`` and an operating
+file, in cosmic-ray's format; a second run goes on from there, and tries only what is new (and with ``--retry`` what has
+survived and is not known as equivalent). A mutant that survives and is listed in equivalent.toml, with the reason why
+no test can tell it from the original, does not count. Needs ``pip install -e '.[test,mutation]'`` and an operating
 system with fork.
 """
 
@@ -28,7 +28,7 @@ os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkItem, WorkResult
 from mutants import Mutant, mutants
-from report import Score, print_report, read_equivalents, summary
+from report import Equivalent, Score, print_report, read_equivalents, reason, summary
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from trial import CORE, Plan, Worker, measured, wait
@@ -43,7 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sample", type=int, metavar="N", help="N mutants drawn at random (the same ones each time)")
     parser.add_argument("--jobs", type=int, default=1, help="how many mutants are tried at a time")
     parser.add_argument("--session", type=Path, default=Path("mutation.sqlite"), help="the results (%(default)s)")
-    parser.add_argument("--retry", action="store_true", help="try the survivors again")
+    parser.add_argument("--retry", action="store_true", help="try again the survivors that are not known as equivalent")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores and the survivors to FILE too")
     return parser.parse_args(arguments)
 
@@ -78,14 +78,14 @@ def main() -> int:
         every = [m for name in names for m in mutants(name, (copy / "tinygrad_llm" / name).read_text(encoding="utf-8"))]
         if options.sample is not None and options.sample < len(every):
             every = random.Random(0).sample(every, options.sample)
+        entries = read_equivalents(HERE / "equivalent.toml")
         try:
-            try_all(copy, every, session, options, console)
+            try_all(copy, every, session, entries, options, console)
             stopped = False
         except KeyboardInterrupt:
             stopped = True
         results = dict(session.results)
         scores = judge(every, results)
-    entries = read_equivalents(HERE / "equivalent.toml")
     print_report(console, scores, entries, whole=options.sample is None and not stopped)
     if options.json:
         options.json.write_text(json.dumps(summary(scores, entries), indent=1) + "\n", encoding="utf-8")
@@ -95,12 +95,20 @@ def main() -> int:
     return 130 if stopped else 0
 
 
-def try_all(copy: Path, every: list[Mutant], session: WorkDB, options: argparse.Namespace, console: Console) -> None:
-    """Try the mutants of which the session holds no result yet."""
+def try_all(
+    copy: Path,
+    every: list[Mutant],
+    session: WorkDB,
+    entries: list[Equivalent],
+    options: argparse.Namespace,
+    console: Console,
+) -> None:
+    """Try the mutants of which the session holds no result yet; and again the survivors, if that is asked for."""
     known = {item.job_id for item in session.work_items}
     session.add_work_items(work_item(m) for m in every if m.key not in known)
-    done = {key for key, result in session.results if not (options.retry and not result.is_killed)}
-    waiting = [m for m in every if m.key not in done]
+    killed = {key: result.is_killed for key, result in session.results}
+    again = {m.key for m in every if options.retry and not killed.get(m.key, True) and reason(m, entries) is None}
+    waiting = [m for m in every if m.key not in killed or m.key in again]
     plans: dict[str, Plan] = {}
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # without a thread that draws: it would be forked too
