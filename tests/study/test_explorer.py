@@ -13,6 +13,7 @@ import tinygrad_llm.study.explorer as explorer_module
 from tinygrad_llm import ops
 from tinygrad_llm.nn import Linear
 from tinygrad_llm.operation import Operation
+from tinygrad_llm.optim import SGD
 from tinygrad_llm.study.algebra import DENSE, Derivations
 from tinygrad_llm.study.anatomy import CROWD, anatomy
 from tinygrad_llm.study.explorer import explore
@@ -478,6 +479,24 @@ def test_a_graph_that_is_too_large_is_refused(monkeypatch):
     assert explore(x.tanh().tanh().sum()).operations == 3
     with pytest.raises(ValueError, match=r"has 4 operations, and at most 3 can be drawn; explore a smaller model"):
         explore(x.tanh().tanh().tanh().sum())
+
+
+def test_arrays_that_were_changed_since_are_refused():
+    layer = Linear(3, 2)
+    loss = layer(Tensor(rng().standard_normal((4, 3)))).tanh().sum()
+    loss.backward()
+    assert explore(loss).operations == 3
+    SGD(layer.named_parameters(), lr=1e-2).step()
+    with pytest.raises(ValueError, match="an input of 'linear' has been changed since the forward pass"):
+        explore(loss)
+
+
+def test_operations_that_draw_random_numbers_are_no_change():
+    def noisy(x):
+        return x + np.random.default_rng().standard_normal(x.shape), lambda dy: dy
+
+    x = Tensor([1.0, np.nan, np.inf], True)
+    assert explore(Operation(noisy)(x).sum()).operations == 2
 
 
 def test_what_has_no_graph_is_refused():

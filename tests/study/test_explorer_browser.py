@@ -181,9 +181,27 @@ def test_unfolded_boxes_stand_in_their_frames_and_apart_from_each_other(browser,
                 inside[key] += within
         assert max(inside.values()) == 72  # all but the loss are in the GPT
         assert min(inside.values()) == 2  # an embedding and its table
+        assert page.evaluate(CROSSINGS) == []
         top = {key: area["top"] for key, area in boxes}
         producers = page_flows(file)
         assert all(top[f"b{a}"] < top[f"b{b}"] for a, b in producers)
+
+
+CROSSINGS = """() => {
+    const found = [];
+    const places = (e) => [e, new DOMMatrix(e.style.transform), parseFloat(e.style.width), parseFloat(e.style.height)];
+    const boxes = [...document.querySelectorAll('.box')].map(places);
+    for (const path of document.querySelectorAll('path.edge')) {
+        for (let at = 0; at < path.getTotalLength(); at += 5) {
+            const { x, y } = path.getPointAtLength(at);
+            for (const [e, { e: left, f: top }, w, h] of boxes) {
+                if (x > left + 1 && x < left + w - 1 && y > top + 1 && y < top + h - 1) found.push(e.title);
+            }
+        }
+    }
+    return found;
+}"""
+"""The titles of boxes that an edge runs through."""
 
 
 def page_flows(file):
@@ -597,7 +615,11 @@ def test_odd_values_and_hostile_names(browser, pages, tmp_path):
         page.click("#tab-numbers")
         go_to(page, "split")
         page.click(".choices[aria-label=Output] [data-key]:last-child")
-        assert page.locator(".readout").count() == 1
+        assert page.inner_text(".statistics >> nth=0").startswith("min")
+        assert page.get_attribute(".choices[aria-label=Output] [data-key]:last-child", "aria-checked") == "true"
+        page.locator(".pair .field").nth(0).focus()
+        page.keyboard.press("End")
+        assert page.get_attribute(".readout .value", "data-number") == "-Infinity"  # odd[3]
         go_to(page, "small")
         page.click("#tab-why")
         assert page.locator(".path").count() == 2

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup, escape
 from rich.console import Console
 
 from tinygrad_llm.files import atomic_write
+from tinygrad_llm.study.algebra import operation_of
 from tinygrad_llm.study.anatomy import anatomy
-from tinygrad_llm.study.graph import Graph, graph_of, reachable
+from tinygrad_llm.study.graph import Graph, graph_of, reachable, remembered
 from tinygrad_llm.study.lookup import refuse_existing
 from tinygrad_llm.study.page import STYLE, templates
 from tinygrad_llm.tensor import Tensor
@@ -70,7 +72,8 @@ def explore(
     `Explorer.save`).
 
     Modules appear as groups if the forward pass ran inside ``with tg.keep_graph():``. Raises ValueError for a Tensor
-    without a graph, one that was too large to be remembered, or one of more than `OPERATIONS` operations.
+    without a graph, one that was too large to be remembered, one whose arrays have been changed since, or one of more
+    than `OPERATIONS` operations.
     """
     if not isinstance(loss, Tensor):
         raise TypeError(f"explore: expected the Tensor whose gradients are wanted, not {type(loss).__name__}")
@@ -82,6 +85,7 @@ def explore(
     count = _count_operations(loss)
     with Console(stderr=True).status(f"exploring {count:,} operations"):  # shows itself in a terminal only
         graph = graph_of(loss, names)
+        _check_unchanged(graph)
         leaves = sum(value.node is None for value in graph.values.values())
         explorer = Explorer(render(graph, words, title), count, leaves)
     if path is not None:
@@ -98,6 +102,25 @@ def _count_operations(loss: Tensor) -> int:
             "model, fewer layers or a shorter sequence, or the gradient of a part of it"
         )
     return count
+
+
+def _check_unchanged(graph: Graph) -> None:
+    """The arrays must still be those of the forward pass: else values and gradients would not belong together."""
+    for node in graph.nodes:
+        operation = operation_of(node)
+        if operation is None or not operation.__module__.startswith("tinygrad_llm."):
+            continue  # another's operation may draw random numbers
+        memory = remembered(node)
+        with np.errstate(all="ignore"):
+            again = operation.compute(*memory.arrays, **memory.options)[0]
+        for now, then in zip(again if node.many else (again,), memory.values, strict=True):
+            scale = float(np.abs(then[np.isfinite(then)]).max(initial=0.0))
+            rounding = 100 * float(np.finfo(then.dtype).eps) * scale if then.dtype.kind == "f" else 0.0
+            if not np.allclose(now, then, rtol=0, atol=rounding, equal_nan=True):
+                raise ValueError(
+                    f"explore: an input of {node.name!r} has been changed since the forward pass, as an optimizer's "
+                    "step does: run the forward and the backward pass again, and explore before the step"
+                )
 
 
 def render(graph: Graph, words: Sequence[str], title: str) -> str:

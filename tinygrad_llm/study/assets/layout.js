@@ -312,9 +312,8 @@ function place(level, x, y, placed, lines) {
   for (const { id, nodes } of level.chains) {
     const points = nodes.flatMap(({ node, offset }, k) => {
       const px = x + node.x + offset;
-      if (k === 0) return [[px, y + node.y + node.h]];
-      if (k === nodes.length - 1) return [[px, y + node.y]];
-      return [[px, y + node.top], [px, y + node.bottom]];
+      const from = k === 0 ? node.y + node.h : node.top, to = k === nodes.length - 1 ? node.y : node.bottom;
+      return [[px, y + from], [px, y + to]]; // upright as long as there may be something beside it in the layer
     });
     lines.set(`${level.group}:${id}`, points);
   }
