@@ -149,6 +149,7 @@ EINSUMS = [
     ("...,...", [(3, 1), (1, 4)]),
     ("i...->...", [(3, 2)]),
     ("i,i->", [(1,), (3,)]),
+    ("ij,jk->ik", [(2, 1), (1, 3)]),
     ("i,i->i", [(3,), (1,)]),
     (",->", [(), ()]),
     ("ij,jk->ik", [(0, 3), (3, 2)]),
@@ -173,6 +174,7 @@ def test_einsum_takes_its_subscripts_by_name_too(rng):
     ("subscripts", "shapes", "message"),
     [
         ("ij,jk", [(2, 3)], "einsum: 'ij,jk' describes 2 operands, but 1 were given"),
+        ("ij", [(2, 3), (2, 3)], "einsum: 'ij' describes 1 operands, but 2 were given"),
         ("ij,jk", [(2, 3), (4, 3)], "j has the sizes 3 and 4"),
         ("ij->ii", [(2, 3)], "the output must name each of its axes once"),
         ("ij->k", [(2, 3)], "only axes of the operands"),
