@@ -4,7 +4,7 @@
 // that avoids crossings (barycentres), then places that keep edges straight (least squares under the order). An edge
 // that passes through a layer, or through the border of a frame, has a place of its own there.
 
-const SIZES = { box: [152, 71], leaf: [128, 62], group: [194, 75] };
+const SIZES = { box: [152, 71], leaf: [128, 62], group: [202, 75] };
 const GAP = 26, RANK = 31, PADDING = 18, TITLE = 38;
 
 const parts = data.groups.map(() => []); // of each group: keys "g3" and "b7", in the order of creation
@@ -206,7 +206,7 @@ function chain(link, ranks, bends) {
   for (let k = known; k + 1 < nodes.length; k++) {
     const a = nodes[k].node, b = nodes[k + 1].node;
     const bends = (a.key === "") + (b.key === "");
-    const weight = bends ? [0, 3, 20][bends] : a.out === 1 && b.into === 1 ? 40 : a.out === 1 || b.into === 1 ? 4 : 1; // a lone line is straight
+    const weight = bends ? [0, 0.3, 20][bends] : a.out === 1 && b.into === 1 ? 40 : a.out === 1 || b.into === 1 ? 4 : 1; // a lone line is straight
     nodes[k].node.links.push({ other: nodes[k + 1].node, shift: nodes[k + 1].offset - nodes[k].offset, weight, down: true });
     nodes[k + 1].node.links.push({ other: nodes[k].node, shift: nodes[k].offset - nodes[k + 1].offset, weight, down: false });
   }
