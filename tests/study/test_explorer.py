@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 import tinygrad_llm as tg
-import tinygrad_llm.study.explorer as explorer_module
+import tinygrad_llm.study.explorer.document as explorer_module
 from tinygrad_llm import ops
 from tinygrad_llm.nn import Linear
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import SGD
-from tinygrad_llm.study.algebra import DENSE, Derivations
-from tinygrad_llm.study.anatomy import CROWD, anatomy
-from tinygrad_llm.study.explorer import explore
+from tinygrad_llm.study.explorer.algebra import DENSE, Derivations
+from tinygrad_llm.study.explorer.anatomy import CROWD, anatomy
+from tinygrad_llm.study.explorer.document import explore
+from tinygrad_llm.study.explorer.jacobians import local_jacobians
+from tinygrad_llm.study.explorer.packing import Store, kept_shape
 from tinygrad_llm.study.graph import graph_of
-from tinygrad_llm.study.jacobians import local_jacobians
-from tinygrad_llm.study.packing import Store, kept_shape
 from tinygrad_llm.study.tiny import tiny_step
 from tinygrad_llm.tensor import Tensor
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinygrad_llm import ops
-from tinygrad_llm.study.explorer import explore
+from tinygrad_llm.study.explorer.document import explore
 from tinygrad_llm.study.graph import graph_of
 from tinygrad_llm.study.tiny import tiny_step
 from tinygrad_llm.tensor import Tensor

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tinygrad_llm.cli.console import plain_console
-from tinygrad_llm.study.explorer import explore as explore_graph
+from tinygrad_llm.study.explorer.document import explore as explore_graph
 from tinygrad_llm.study.lookup import refuse_existing
 from tinygrad_llm.study.tiny import tiny_step
 

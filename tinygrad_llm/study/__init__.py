@@ -2,7 +2,7 @@
 
 from tinygrad_llm.study.derivations.derivation import derive
 from tinygrad_llm.study.exercises.course import check_exercise, exercise
-from tinygrad_llm.study.explorer import explore
+from tinygrad_llm.study.explorer.document import explore
 from tinygrad_llm.study.reasons import why
 from tinygrad_llm.study.rungs.measuring import ladder
 

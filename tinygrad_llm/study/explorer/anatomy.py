@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_llm.study.algebra import Derivations, about
-from tinygrad_llm.study.axes import axis_kinds, input_kinds
+from tinygrad_llm.study.explorer.algebra import Derivations, about
+from tinygrad_llm.study.explorer.axes import axis_kinds, input_kinds
+from tinygrad_llm.study.explorer.jacobians import local_jacobians
+from tinygrad_llm.study.explorer.packing import Store
+from tinygrad_llm.study.explorer.story import attention_patterns, story
 from tinygrad_llm.study.graph import Graph, Key, Use, Value, key_of, module_path, remembered
-from tinygrad_llm.study.jacobians import local_jacobians
-from tinygrad_llm.study.packing import Store
-from tinygrad_llm.study.story import attention_patterns, story
 from tinygrad_llm.tape import Node
 
 CROWD = 48

@@ -19,8 +19,8 @@ from markupsafe import Markup, escape
 from rich.console import Console
 
 from tinygrad_llm.files import atomic_write
-from tinygrad_llm.study.algebra import operation_of
-from tinygrad_llm.study.anatomy import anatomy
+from tinygrad_llm.study.explorer.algebra import operation_of
+from tinygrad_llm.study.explorer.anatomy import anatomy
 from tinygrad_llm.study.graph import Graph, graph_of, reachable, remembered
 from tinygrad_llm.study.lookup import refuse_existing
 from tinygrad_llm.study.page import STYLE, templates
@@ -139,7 +139,7 @@ def render(graph: Graph, words: Sequence[str], title: str) -> str:
 
 
 def _asset(name: str) -> str:
-    return importlib.resources.files("tinygrad_llm.study").joinpath("assets", name).read_text(encoding="utf-8")
+    return importlib.resources.files("tinygrad_llm.study.explorer").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _json(data: dict[str, Any]) -> Markup:

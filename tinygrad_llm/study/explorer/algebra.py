@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from tinygrad_llm.checking import derivation_steps
 from tinygrad_llm.operation import Operation
+from tinygrad_llm.study.explorer.packing import Store
 from tinygrad_llm.study.graph import Graph, remembered, vjp_of
 from tinygrad_llm.study.notation.prose import (
     docstring_html,
@@ -19,7 +20,6 @@ from tinygrad_llm.study.notation.prose import (
     source_of,
     vjp_source,
 )
-from tinygrad_llm.study.packing import Store
 from tinygrad_llm.tape import Array, Edge, Node
 from tinygrad_llm.tensor import registry
 

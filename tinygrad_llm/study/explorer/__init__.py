@@ -1,0 +1,1 @@
+"""The explorer: one training step as a page, the backward pass beside the forward pass."""
