@@ -93,6 +93,7 @@ def print_report(console: Console, scores: dict[str, Score], entries: list[Equiv
             if why is not None:
                 console.print(f"  {escape(' '.join(why.split()))}", highlight=False, soft_wrap=True)
     table = Table("file", *(dict.fromkeys(("mutants", "killed", "survived", "equivalent", "raw score", "score"))))
+    table.columns[0].no_wrap, table.columns[0].min_width = True, max(map(len, scores), default=0)
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows(scores, entries):

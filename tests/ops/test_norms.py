@@ -71,6 +71,14 @@ def test_a_constant_row_gives_the_bias_to_the_last_bit(value):
     assert np.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("value", [0.1, -1e7 / 7, 1e4 + 0.1])
+@pytest.mark.parametrize("channels", [3, 6, 7])
+def test_a_mean_that_is_rounded_is_not_magnified(value, channels):
+    # the mean of equal values is not always the value, and rstd, 316 here, would multiply what is left
+    y = layer_norm(np.full((2, channels), value), np.ones(channels), np.zeros(channels))
+    np.testing.assert_allclose(y.data, 0, atol=1e-15)
+
+
 def test_one_channel():
     x = leaf(np.array([[3.0], [-2.0]]))
     y = layer_norm(x, np.ones(1), np.full(1, 0.5))
