@@ -47,6 +47,9 @@ def test_files_that_are_named_exist():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
     tree = README.split("## What is where")[1].split("##")[0]
+    above: list[str] = []
     for line in tree.splitlines():
-        if match := re.match(r" {6}(\S+)", line):
-            assert (ROOT / "tinygrad_llm" / match[1]).exists(), line
+        if match := re.match(r"( +)(\S+)", line):
+            depth = len(match[1]) // 2 - 2
+            above[depth:] = [match[2]]
+            assert ROOT.joinpath(*above).exists(), line
