@@ -92,12 +92,12 @@ def print_report(console: Console, scores: dict[str, Score], entries: list[Equiv
             console.print(f"  - {escape(mutant.before)}\n  + {escape(mutant.after)}", highlight=False, soft_wrap=True)
             if why is not None:
                 console.print(f"  {escape(' '.join(why.split()))}", highlight=False, soft_wrap=True)
-    table = Table("file", *(dict.fromkeys(("mutants", "killed", "survived", "equivalent", "raw score", "score"))))
+    table = Table("file", *(dict.fromkeys(("mutants", "killed", "survived", "equivalent", "raw %", "score %"))))
     table.columns[0].no_wrap, table.columns[0].min_width = True, max(map(len, scores), default=0)
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows(scores, entries):
-        table.add_row(*(f"{v:.1f} %" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(f"{v:.1f}" if isinstance(v, float) else str(v) for v in row.values()))
     console.print(table)
     for entry in stale(scores, entries) if whole else ():
         console.print(
