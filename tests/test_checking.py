@@ -214,3 +214,33 @@ def test_derivation_steps_show_a_wrong_step():
 
     changes = [step.change > 1e-12 for step in derivation_steps(operation, "x", [X[0]], {}, X[1])]
     assert changes == [False, True, True]
+
+
+def test_a_vjp_that_returns_no_gradient_or_a_wrong_shape_fails_with_a_report():
+    def product(a, b):
+        return a @ b, lambda dy: (dy @ b.T, a.T @ dy)
+
+    def causes(da, db):
+        report = tg.gradcheck(lambda a, b: (a @ b, lambda dy: (da(dy, a, b), db(dy, a, b))), X, X.T, names=["a", "b"])
+        assert not report
+        return [r.diagnosis.cause if r.diagnosis else r.verdict for r in report.inputs], str(report)
+
+    right_a, right_b = (lambda dy, a, b: dy @ b.T), (lambda dy, a, b: a.T @ dy)
+    assert tg.gradcheck(product, X, X.T)
+    found, text = causes(right_a, lambda dy, a, b: dy @ a)
+    assert found == ["ok", "transposed"]
+    assert "  ok   da (3, 4): largest error" in text
+    assert "  FAIL db (4, 3): there is no gradient to compare\n       likely cause: the gradient is transposed" in text
+    assert "gradient of input 'b' has shape (3, 4), the input has (4, 3)" in text
+    assert causes(lambda dy, a, b: (dy @ b.T).sum(0), right_b)[0] == ["shape", "ok"]
+    found, text = causes(lambda dy, a, b: None, right_b)
+    assert found == ["no_gradient", "ok"]
+    assert "no gradient (None)" in text
+    # an input whose gradient is merely wrong is diagnosed all the same
+    assert causes(lambda dy, a, b: -dy @ b.T, lambda dy, a, b: None)[0] == ["sign", "no_gradient"]
+    # too few gradients, and a wrong shape deep inside a function of Tensors
+    assert tg.gradcheck(lambda a, b: (a + b, lambda dy: dy), X, X).inputs[1].diagnosis.cause == "no_gradient"
+    reverse = tg.op(lambda x: (x.T * 2, lambda dy: dy * 2))
+    report = tg.gradcheck(lambda x, y: reverse(x * x) * y, X, X.T)
+    assert [r.diagnosis.cause if r.diagnosis else r.verdict for r in report.inputs] == ["transposed", "ok"]
+    assert tg.gradcheck(lambda x: (x * 2, lambda dy: dy.T), np.zeros((0, 3))).inputs[0].diagnosis.cause == "transposed"

@@ -18,74 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygrad_llm.diagnosis import Diagnosis, Evidence, diagnose, kinks
+from tinygrad_llm.diagnosis.report import NOT_COMPARED, InputReport, Report
+from tinygrad_llm.diagnosis.whole import no_gradient
 from tinygrad_llm.differentiation import EPS, Derivative, Slopes, as_tensor_function, outputs_of, tape_gradients
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.tape import Array, unbroadcast
+from tinygrad_llm.tape import Array, GradientError, unbroadcast
 from tinygrad_llm.tensor import Tensor
 
 COMPLEX_RTOL = 1e-9
 CENTRAL_RTOL = 1e-6
 FULL_JACOBIAN_LIMIT = 400
 TINY = float(np.finfo(np.float64).tiny)
-
-
-@dataclass(frozen=True)
-class InputReport:
-    """What was found for one input. `error` and `tolerance` are absolute; `index` is where the error is largest.
-
-    `verdict` is "ok", "FAIL", "kink" (there is no derivative, but the gradient lies between the slopes on both sides:
-    this passes) or "open" (the numerical derivative is too uncertain to tell: this does not pass, and accuses nobody).
-    `diagnosis` says why, for all but "ok".
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    method: str
-    error: float
-    tolerance: float
-    index: tuple[int, ...] | None
-    analytic: float
-    numeric: float
-    attached: bool
-    verdict: str = "ok"
-    diagnosis: Diagnosis | None = None
-
-    @property
-    def passed(self) -> bool:
-        return self.verdict in ("ok", "kink")
-
-    def __str__(self) -> str:
-        where = "in a random direction" if self.index is None else f"at {list(self.index)}" if self.index else "in it"
-        line = (
-            f"  {self.verdict:4} d{self.name} {self.shape}: largest error {self.error:.2e} {where}"
-            f" (tape {self.analytic:.9g}, numeric {self.numeric:.9g}; allowed {self.tolerance:.1e}; {self.method})"
-        )
-        if self.diagnosis is None:
-            return line
-        lead = "likely cause: " if self.verdict == "FAIL" else ""
-        return f"{line}\n       {lead}{self.diagnosis.text}\n       evidence: {self.diagnosis.evidence}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """The result of `gradcheck`: true if every input passed, and readable when printed."""
-
-    function: str
-    inputs: tuple[InputReport, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(report.passed for report in self.inputs)
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __str__(self) -> str:
-        failed = any(report.verdict == "FAIL" for report in self.inputs)
-        result = "passed" if self.passed else "FAILED" if failed else "undecided"
-        return "\n".join([f"gradcheck of {self.function}: {result}", *map(str, self.inputs)])
-
-    __repr__ = __str__
 
 
 def gradcheck(
@@ -132,7 +75,11 @@ def gradcheck(
     probes = [rng.standard_normal(point.at.size) for _ in range(3)]
     if point.at.size <= 32:
         probes += list(np.eye(point.at.size))
-    gradients = [tape_gradients(call, values, options, dy) for dy in probes]
+    try:
+        gradients = [tape_gradients(call, values, options, dy) for dy in probes]
+    except GradientError:  # some input has none; the others can still be checked, each by itself
+        point.alone = True
+        return Report(_describe(function), tuple(_check_alone(point, i, np.array(probes), rtol, rng) for i in where))
     reports = tuple(_check(point, i, np.array(probes), [g[i] for g in gradients], rtol, rng) for i in where)
     return Report(_describe(function), reports)
 
@@ -154,14 +101,19 @@ class _Point:
         self.call, self.values, self.options, self.names = call, values, options, names
         self.outputs = tuple(outputs_of(call, list(values), options))
         self.at = np.concatenate([y.ravel() for y in self.outputs])
+        self.alone = False  # whether the gradients are computed for one input at a time
 
     def derivative(self, number: int, values: tuple[Array, ...] | None = None) -> Derivative:
         values = self.values if values is None else values
         return Derivative(self.call, list(values), self.options, number, self.at)
 
+    def arrived(self, number: int, dy: Array) -> Array | None:
+        """The tape's gradient; None if none arrived."""
+        return tape_gradients(self.call, list(self.values), self.options, dy, number if self.alone else None)[number]
+
     def gradient(self, number: int, dy: Array) -> Array:
         """The tape's gradient, as a vector; zeros if there is none."""
-        gradient = tape_gradients(self.call, list(self.values), self.options, dy)[number]
+        gradient = self.arrived(number, dy)
         return np.zeros(self.values[number].size) if gradient is None else gradient.ravel()
 
     def evidence(
@@ -199,6 +151,17 @@ class _Point:
             vjp=lambda dy: self.gradient(number, dy),
             jacobian=jacobian,
         )
+
+
+def _check_alone(
+    point: _Point, number: int, probes: Array, rtol: float | None, rng: np.random.Generator
+) -> InputReport:
+    """As `_check`; an input for which a vjp returns None or a wrong shape fails."""
+    try:
+        return _check(point, number, probes, [point.arrived(number, dy) for dy in probes], rtol, rng)
+    except GradientError as error:
+        found = point.names[number], point.values[number].shape, NOT_COMPARED, np.inf, 0.0, None, np.nan, np.nan
+        return InputReport(*found, attached=True, verdict="FAIL", diagnosis=no_gradient(error))
 
 
 @np.errstate(all="ignore")
@@ -259,8 +222,8 @@ def _diagnosis_nearby(
     values = tuple(a + rng.uniform(0.05, 0.25, a.shape) if a.dtype.kind == "f" and a.ndim else a for a in point.values)
     try:
         near = _Point(point.call, values, point.options, point.names)
-        gradients = [tape_gradients(near.call, list(values), near.options, dy)[number] for dy in probes]
-        report = _check(near, number, probes, gradients, rtol, rng, moved=True)
+        near.alone = point.alone
+        report = _check(near, number, probes, [near.arrived(number, dy) for dy in probes], rtol, rng, moved=True)
     except Exception:  # the function need not be defined there
         return None
     if report.verdict != "FAIL" or report.diagnosis is None or report.diagnosis.cause == "unknown":

@@ -48,10 +48,14 @@ def outputs_of(call: Callable[..., Any], arrays: list[Array], options: dict[str,
 
 
 def tape_gradients(
-    call: Callable[..., Any], arrays: list[Array], options: dict[str, Any], cotangent: Array
+    call: Callable[..., Any], arrays: list[Array], options: dict[str, Any], cotangent: Array, only: int | None = None
 ) -> list[Array | None]:
-    """The gradients that the tape gives for one cotangent of all outputs; None where nothing arrived."""
-    leaves = [Tensor(_frozen(a), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
+    """The gradients that the tape gives for one cotangent of all outputs; None where nothing arrived.
+
+    If `only` is given, no other input requires a gradient. Raises GradientError if a vjp returns none that fits.
+    """
+    wanted = range(len(arrays)) if only is None else (only,)
+    leaves = [Tensor(_frozen(a), requires_grad=i in wanted) if a.dtype.kind == "f" else a for i, a in enumerate(arrays)]
     with enable_grad():
         outputs = _tensors(call(*leaves, **options))
     pieces = np.split(cotangent, np.cumsum([t.size for t in outputs])[:-1])

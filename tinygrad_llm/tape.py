@@ -168,6 +168,14 @@ def saved_arrays(function: Callable[..., Any]) -> list[Array]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class GradientError(RuntimeError):
+    """A vjp returned no gradient for an input that requires one: None, or an array of a `shape` that does not fit."""
+
+    def __init__(self, message: str, shape: tuple[int, ...] | None, wanted: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.shape, self.wanted = shape, wanted
+
+
 class Edge:
     """Where the gradient of one input of a node goes: to an output of an earlier node, or to a leaf Tensor."""
 
@@ -298,12 +306,14 @@ class Node:
         gradient = gradients[edge.position] if edge.position < len(gradients) else None
         where = f"{self.name}: the gradient of input '{self.input_name(edge.position)}'"
         if gradient is None:
-            raise RuntimeError(f"{where} is not defined (its vjp gives None), but that input requires a gradient")
+            message = f"{where} is not defined (its vjp gives None), but that input requires a gradient"
+            raise GradientError(message, None, edge.shape)
         gradient = np.asarray(gradient() if callable(gradient) else gradient)
         try:
             gradient = unbroadcast(gradient, edge.shape)
         except ValueError as error:
-            raise RuntimeError(f"{where} has shape {gradient.shape}, the input has {edge.shape}") from error
+            message = f"{where} has shape {gradient.shape}, the input has {edge.shape}"
+            raise GradientError(message, gradient.shape, edge.shape) from error
         if _anomaly_detection.get() and not np.isfinite(gradient).all():
             inputs = "; ".join(self.input_ranges) or "not recorded: run the forward pass under detect_anomaly() too"
             raise FloatingPointError(f"{where} is not finite: {describe(gradient)}. Inputs: {inputs}")

@@ -7,6 +7,25 @@ from __future__ import annotations
 import numpy as np
 
 from tinygrad_llm.diagnosis.evidence import Diagnosis, Evidence
+from tinygrad_llm.tape import GradientError
+
+
+def no_gradient(error: GradientError) -> Diagnosis:
+    """The vjp returned None, or an array that cannot be a gradient: there are no numbers to compare."""
+    if error.shape is None:
+        text = (
+            "no gradient (None): the vjp must return one gradient for each floating-point input, in their order; an "
+            "input that is not to be differentiated is not given to gradcheck, but fixed: lambda x: f(x, fixed)"
+        )
+        return Diagnosis("no_gradient", text, str(error))
+    if error.shape == error.wanted[::-1]:
+        text = "the gradient is transposed: its shape is that of the input, reversed; a .T is missing or too many"
+        return Diagnosis("transposed", text, str(error))
+    text = (
+        "the gradient has the wrong shape: it must have that of the input, or one to which the input broadcasts (the "
+        "tape then sums over the broadcast axes); look for a sum over the wrong axis, or one without keepdims"
+    )
+    return Diagnosis("shape", text, str(error))
 
 
 def not_attached(e: Evidence) -> Diagnosis | None:

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_llm.checking import Report, gradcheck
+from tinygrad_llm.checking import gradcheck
+from tinygrad_llm.diagnosis.report import Report
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.derivations.derivation import draw_cotangent, wanted_inputs
 from tinygrad_llm.study.exercises.blanking import MISSING
