@@ -347,3 +347,27 @@ def test_what_was_not_taken_apart_is_summed():
     assert (2, 5) in {t.index for t in some}, "the heaviest block is halved first"
     total = math.fsum(t.product for t in everything)
     assert math.fsum([rest, *(t.product for t in some)]) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_an_infinite_derivative_is_shown_where_it_is_and_nowhere_else():
+    x = Tensor(np.array([0.0, 1.0, 2.0]), requires_grad=True)
+    x.log().sum().backward()
+    found = tg.study.why(x, 0)
+    (path,) = found.entry.paths
+    assert [(t.index, t.local, t.upstream) for t in path.terms] == [((0,), math.inf, 1.0)]
+    assert (found.total, found.difference, path.others) == (math.inf, 0.0, 0)
+    (path,) = tg.study.why(x, 2).entry.paths
+    assert [(t.index, t.local) for t in path.terms] == [((2,), 0.5)]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_infinities_of_both_signs_and_sums_that_overflow_are_added_as_numpy_does():
+    x = Tensor(np.ones(2), requires_grad=True)
+    (x * np.inf + x * -np.inf).sum().backward()
+    found = tg.study.why(x, 0)
+    assert [path.total for path in found.entry.paths] == [math.inf, -math.inf]
+    assert "all paths add up to nan; the entry of the gradient is nan" in str(found)
+    x = Tensor(np.ones(2), requires_grad=True)
+    (x * 1e308 + x * 1e308).sum().backward()
+    assert tg.study.why(x, 0).total == math.inf

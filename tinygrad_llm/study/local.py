@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,16 @@ class LocalTerm:
         return self.local * self.upstream
 
 
+def exact_sum(numbers: Iterable[float]) -> float:
+    """The sum, rounded once; of infinities, NaN, or numbers so large that a part of it overflows, as NumPy adds."""
+    numbers = list(numbers)
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        with np.errstate(all="ignore"):
+            return float(np.sum(numbers))
+
+
 def local_terms(
     use: Use, index: Index, cotangents: Sequence[Array | None], probes: int = PROBES
 ) -> tuple[list[LocalTerm], float]:
@@ -57,7 +67,7 @@ def local_terms(
             middle = (start + stop) // 2
             search.push((number, start, middle))
             search.push((number, middle, stop))
-    rest = math.fsum(search.run(block, search.upstream(block)) for _, block in search.heap)
+    rest = exact_sum(search.run(block, search.upstream(block)) for _, block in search.heap)
     return sorted(terms, key=lambda term: -abs(term.product)), rest
 
 
@@ -96,9 +106,27 @@ class _Halving:
     def push(self, block: Block) -> None:
         """Keep the block, unless it contributes nothing."""
         number, start, stop = block
-        weight = self.run(block, self.upstream(block) * self.weights[number][start:stop])
-        if weight != 0:
+        upstream = self.upstream(block)
+        weight = self.run(block, upstream * self.weights[number][start:stop])
+        elsewhere = math.isnan(weight) and np.isfinite(upstream).all() and not self.acts(block)
+        if weight != 0 and not elsewhere:
             heapq.heappush(self.heap, (-abs(weight), block))
+
+    def acts(self, block: Block) -> bool:
+        """Whether the block acts on the entry, if some local derivative is infinite.
+
+        Then 0 times it is NaN, for every block. With a cotangent of ones nothing is multiplied by 0: turning the signs
+        of a block changes what arrives only if the infinity is in there.
+        """
+        number, start, stop = block
+        ones = [
+            None if c is None else np.ones(s, t) for c, (s, t) in zip(self.cotangents, self.node.outputs, strict=True)
+        ]
+        turned = [None if c is None else c.copy() for c in ones]
+        np.asarray(turned[number]).reshape(-1)[start:stop] = -1
+        self.probes += 2
+        before, after = (float(self.node.gradients(self.vjp, c, [self.edge])[0][self.index]) for c in (ones, turned))
+        return before != after
 
     def term(self, number: int, place: int) -> LocalTerm:
         block = number, place, place + 1

@@ -12,7 +12,6 @@ derivatives are read off the vjps (see `local.py`).
 from __future__ import annotations
 
 import io
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tinygrad_llm.study.graph import Graph, Key, Use, Value, graph_behind, graph_of
-from tinygrad_llm.study.local import Index, local_terms
+from tinygrad_llm.study.local import Index, exact_sum, local_terms
 from tinygrad_llm.study.page import fragment, short
 from tinygrad_llm.tensor import Tensor
 
@@ -68,7 +67,7 @@ class Path:
 
     @property
     def total(self) -> float:
-        return math.fsum([*(term.product for term in self.terms), self.others_total, self.rest])
+        return exact_sum([*(term.product for term in self.terms), self.others_total, self.rest])
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Entry:
     @property
     def total(self) -> float:
         """The sum of what all consumers contribute."""
-        return math.fsum(path.total for path in self.paths)
+        return exact_sum(path.total for path in self.paths)
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Explanation:
     @property
     def difference(self) -> float:
         """The sum of all paths minus the entry: rounding, and nothing else."""
-        return self.total - self.entry.gradient
+        return 0.0 if self.total == self.entry.gradient else self.total - self.entry.gradient  # inf - inf is NaN
 
     def operations(self) -> list[str]:
         """The operations that occur in it, in order of appearance."""
@@ -372,6 +371,6 @@ class _Search:
             use.parameter,
             tuple(shown),
             len(others),
-            math.fsum(t.product for t in others),
+            exact_sum(t.product for t in others),
             rest,
         )
