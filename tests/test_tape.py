@@ -1,6 +1,8 @@
 """The tape at its edges: descriptions, un-broadcasting, what a gradient may share, what is kept alive."""
 
 import gc
+import sys
+import threading
 import weakref
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm import Tensor, ops
+from tinygrad_llm.locks import lock, unlock
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.tape import SMALL, describe, sweep, unbroadcast
 
@@ -153,3 +156,28 @@ def test_unbroadcasting_to_no_axes_gives_an_array():
     assert type(total) is np.ndarray
     assert total.flags.writeable
     assert total == 6
+
+
+def test_threads_may_share_an_array():
+    shared, problems = np.ones(3), []
+
+    def work():
+        try:
+            for _ in range(20_000):
+                lock(shared)
+                unlock(shared)
+        except Exception as error:
+            problems.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not problems
+    assert shared.flags.writeable

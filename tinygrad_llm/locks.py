@@ -2,11 +2,12 @@
 
 A write in place would silently falsify the gradient, so NumPy refuses it ("assignment destination is read-only"). Locks
 are counted per owner of the memory, since a view cannot be made writeable again before its owner is. A view taken
-before its array came on the tape is not reached.
+before its array came on the tape is not reached. Threads may share arrays.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,28 +18,34 @@ Array = npt.NDArray[Any]
 _locks: dict[int, list[Any]] = {}
 """id(owner) to [count, owner, the arrays made read-only ...]."""
 
+_one_at_a_time = threading.RLock()
+"""Reentrant: the garbage collector may delete a node, and so unlock, in the middle of a call."""
+
 
 def lock(array: Array) -> None:
     """Make an array, and the owner of its memory, read-only until as many calls of `unlock` have followed."""
     owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
-    entry = _locks.get(id(owner))
-    if entry is None:
-        entry = _locks[id(owner)] = [0, owner]
-    entry[0] += 1
-    if array.flags.writeable:  # the view first: it can no longer be locked by itself once its owner is
-        array.flags.writeable = False
-        entry.append(array)
-    if owner is not array and owner.flags.writeable:
-        owner.flags.writeable = False
-        entry.append(owner)
+    with _one_at_a_time:
+        entry = _locks.get(id(owner))
+        if entry is None:
+            entry = _locks[id(owner)] = [0, owner]
+        entry[0] += 1
+        _locks[id(owner)] = entry  # again: the garbage collector may have undone the last lock since it was looked up
+        if array.flags.writeable:  # the view first: it can no longer be locked by itself once its owner is
+            array.flags.writeable = False
+            entry.append(array)
+        if owner is not array and owner.flags.writeable:
+            owner.flags.writeable = False
+            entry.append(owner)
 
 
 def unlock(array: Array) -> None:
     """Undo one `lock`; after the last, what was writeable before is so again."""
     owner = array if array.base is None or not isinstance(array.base, np.ndarray) else array.base
-    entry = _locks[id(owner)]
-    entry[0] -= 1
-    if entry[0] == 0:
-        del _locks[id(owner)]
-        for locked in sorted(entry[2:], key=lambda a: a is not owner):  # the owner first
-            locked.flags.writeable = True
+    with _one_at_a_time:
+        entry = _locks[id(owner)]
+        entry[0] -= 1
+        if entry[0] == 0:
+            del _locks[id(owner)]
+            for locked in sorted(entry[2:], key=lambda a: a is not owner):  # the owner first
+                locked.flags.writeable = True
