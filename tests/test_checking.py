@@ -244,3 +244,13 @@ def test_a_vjp_that_returns_no_gradient_or_a_wrong_shape_fails_with_a_report():
     report = tg.gradcheck(lambda x, y: reverse(x * x) * y, X, X.T)
     assert [r.diagnosis.cause if r.diagnosis else r.verdict for r in report.inputs] == ["transposed", "ok"]
     assert tg.gradcheck(lambda x: (x * 2, lambda dy: dy.T), np.zeros((0, 3))).inputs[0].diagnosis.cause == "transposed"
+
+
+def test_an_error_as_small_as_float32_may_be_an_eps():
+    def unit(x):
+        length = np.sqrt((x * x).sum())
+        return x / np.sqrt(length**2 + 1e-7), lambda dy: dy / length - x * (x * dy).sum() / length**3
+
+    (found,) = tg.gradcheck(unit, X[0]).inputs
+    assert found.verdict == "FAIL"
+    assert "float32 rounds by 6e-8 (or forward has an eps that the vjp has not)" in found.diagnosis.evidence
