@@ -130,10 +130,11 @@ def test_a_kernel_runs_unless_the_backend_is_numpy_or_it_declines():
 
     with tg.use_backend("numba"):
         doubled(np.ones(2, np.float32))
+        assert len(runs) == 1
         assert doubled(np.ones(2)).data.tolist() == [2.0, 2.0]
         with tg.use_backend("numpy"):
             doubled(np.ones(2, np.float32))
-    assert len(runs) == 1
+        assert len(runs) == 1
     with pytest.raises(ValueError, match="unknown backend 'cuda'"):
         tg.use_backend("cuda")
 
@@ -310,6 +311,18 @@ def test_a_value_that_checkpoints_share_with_the_graph_outside_gets_the_same_gra
         np.testing.assert_allclose(left, right, rtol=1e-12)
 
 
+def test_a_recomputation_that_returns_another_number_of_outputs_is_refused():
+    calls = []
+
+    def fewer_and_fewer(t):
+        calls.append(t)
+        return (t * 3, t * 2)[: 3 - len(calls)]
+
+    a, b = tg.checkpoint(fewer_and_fewer, leaf(1.0))
+    with pytest.raises(ValueError, match="longer"):
+        (a * b).backward(np.ones(1))
+
+
 def test_a_checkpoint_turns_a_list_of_outputs_into_a_tuple():
     x = leaf(2.0)
     outputs = tg.checkpoint(lambda t: [t * 3, t * t], x)
@@ -339,7 +352,7 @@ def test_an_option_receives_no_gradient_and_says_so():
     assert scaled(leaf(3.0), by=leaf(2.0).detach()).data == [6.0]
 
 
-@pytest.mark.parametrize("result", [np.ones(1), (np.ones(1), np.ones(1)), (np.ones(1), abs, abs), None])
+@pytest.mark.parametrize("result", [np.ones(1), (np.ones(1), np.ones(1)), (np.ones(1), abs, abs), None, (), (abs,)])
 def test_a_function_that_returns_no_pair_of_value_and_vjp_is_refused(result):
     @make
     def incomplete(x):
@@ -369,6 +382,12 @@ def test_a_tuple_of_tensors_in_the_place_of_one_is_refused():
         tg.ops.exp((x, x))
 
 
+def test_a_tuple_of_numbers_in_the_place_of_the_first_input_is_an_array():
+    assert tg.ops.sub((5.0, 7.0), (1.0, 2.0)).data.tolist() == [4.0, 5.0]
+    assert tg.ops.exp((0.0, 0.0)).data.tolist() == [1.0, 1.0]
+    assert tg.ops.where((True, False), leaf(1.0, 2.0), 0.0).data.tolist() == [1.0, 0.0]
+
+
 def test_the_slot_of_a_kernel_is_empty_full_and_callable():
     @make
     def doubled(x):
@@ -376,6 +395,7 @@ def test_the_slot_of_a_kernel_is_empty_full_and_callable():
 
     assert not doubled.kernel
     assert doubled.kernel(np.ones(2)) is NotImplemented
+    assert doubled.kernel() is NotImplemented
 
     @doubled.kernel
     def twin(x, factor=2):
@@ -386,6 +406,19 @@ def test_the_slot_of_a_kernel_is_empty_full_and_callable():
     assert doubled.kernel(np.ones(2))[0].tolist() == [2.0, 2.0]
     assert doubled.kernel(np.ones(2), 3)[0].tolist() == [3.0, 3.0]
     assert doubled.kernel(np.ones(2), factor=4)[0].tolist() == [4.0, 4.0]
+
+
+def test_only_a_function_alone_becomes_the_kernel_of_an_operation_of_functions():
+    @make
+    def applied(function, x):
+        return function(x), lambda dy: (None, dy)
+
+    @applied.kernel
+    def twin(function, x):
+        return function(x) + 1, lambda dy: (None, dy)
+
+    assert applied.kernel(lambda x: 2 * x, np.ones(2))[0].tolist() == [3.0, 3.0]
+    assert applied.kernel.function is twin
 
 
 def test_samples_are_drawn_in_their_default_shape_or_a_given_one():
@@ -473,8 +506,21 @@ def test_positions_of_tensors_by_name_are_filled_with_the_defaults_before_them()
     assert affine(x, 4.0, offset=offset).item() == 9.0
 
 
+def test_what_follows_the_tensors_given_by_name_stays_as_it_was_given():
+    @make
+    def affine(x, slope=2.0, offset=0.0):
+        return slope * x + offset, lambda dy: (slope * dy, dy * x, dy)
+
+    x, slope = leaf(1.0), leaf(3.0)
+    for given in ({}, {"offset": 1.0}):
+        memory = affine(x, slope=slope, **given).node.memory
+        assert [a.item() for a in memory.arrays] == [1.0, 3.0]
+        assert memory.options == given
+
+
 def test_sizes_that_keep_shapes_from_broadcasting():
     assert explain_broadcast([]) == explain_broadcast([(2, 1), (3,), ()]) == "the shapes do not broadcast"
+    assert explain_broadcast([(2, 1), (3, 1)]) == "axis -2 has sizes 2 and 3; they must be equal, or one of them 1"
     assert explain_broadcast([(1, 2), (3, 4)]) == "axis -1 has sizes 2 and 4; they must be equal, or one of them 1"
     assert explain_broadcast([(2, 5), (3, 5)]) == "axis -2 has sizes 2 and 3; they must be equal, or one of them 1"
     assert explain_broadcast([(2,), (0,)]) == "axis -1 has sizes 0 and 2; they must be equal, or one of them 1"

@@ -1,6 +1,7 @@
 """The tape at its edges: descriptions, un-broadcasting, what a gradient may share, what is kept alive."""
 
 import gc
+import itertools
 import sys
 import threading
 import weakref
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_llm as tg
-from tinygrad_llm import Tensor, ops
+from tinygrad_llm import Tensor, ops, tape
 from tinygrad_llm.locks import lock, unlock
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.tape import SMALL, describe, sweep, unbroadcast
@@ -44,6 +45,13 @@ def test_a_description_says_what_is_in_an_array(values, text):
 def test_what_is_no_broadcast_of_the_input_is_refused(given, wanted):
     with pytest.raises(ValueError, match="is no broadcast of"):
         unbroadcast(np.ones(given), wanted)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [((2, 0), (0,)), ((2, 0), (1, 0)), ((0, 3), (3,)), ((2, 0), ())])
+def test_empty_gradients_are_unbroadcast_too(given, wanted):
+    total = unbroadcast(np.ones(given), wanted)
+    assert total.shape == wanted
+    assert not total.any()
 
 
 def test_as_many_cotangents_as_outputs():
@@ -98,6 +106,40 @@ def test_a_gradient_of_a_leaf_that_grows_does_not_change_a_cotangent_that_is_wai
     assert x.grad == [2 + 2 * 3 + 7]
 
 
+def test_a_gradient_that_shares_no_memory_becomes_that_of_the_leaf_without_a_copy():
+    made = []
+
+    def total(a, b):
+        def vjp(dy):
+            made.extend((2 * dy, 3 * dy))
+            return tuple(made)
+
+        return 2 * a + 3 * b, vjp
+
+    x, y = leaf(1.0), leaf(1.0)
+    Operation(total)(x, y).backward()
+    assert x.grad is made[0]
+    assert y.grad is made[1]
+
+
+def test_a_backward_inside_a_vjp_gives_the_gradient_at_once_even_through_the_first_operation_of_all(monkeypatch):
+    monkeypatch.setattr(tape, "_creation", itertools.count())
+    inside, x = leaf(3.0), leaf(5.0)
+    square = inside * inside
+    assert square.node.order == 0
+
+    def scaled(a):
+        def vjp(dy):
+            square.backward()
+            return dy * inside.grad
+
+        return 6 * a, vjp
+
+    Operation(scaled)(x).backward()
+    assert inside.grad == [6.0]
+    assert x.grad == [6.0]
+
+
 def test_anomalies_of_a_graph_that_was_recorded_without_detection():
     x = leaf(0.0, 4.0)
     y = x.sqrt()
@@ -139,6 +181,14 @@ def test_operations_of_at_most_64_kilobytes_are_remembered(elements, remembered)
     assert (y.node.memory is not None) == remembered
     with tg.keep_graph():
         assert ops.exp(x).node.memory is not None
+
+
+@pytest.mark.parametrize(("more", "remembered"), [(0, True), (1, False)])
+def test_the_limit_of_what_is_remembered_is_exact_to_the_byte(more, remembered):
+    scale = Operation(lambda x, bytes_: (2 * x, lambda dy: (2 * dy, None)), "scale")
+    x = leaf(1.0)  # 8 bytes, and 8 more of the output
+    y = scale(x, np.zeros(SMALL - 16 + more, np.uint8))
+    assert (y.node.memory is not None) == remembered
 
 
 def test_a_leaf_knows_its_graph_only_if_all_of_it_is_remembered():

@@ -458,6 +458,7 @@ def test_an_array_of_a_tensor_is_its_data_unless_a_copy_is_wanted():
     t = leaf(1.0, 2.0)
     assert np.shares_memory(np.asarray(t), t.data)
     assert not np.shares_memory(np.array(t), t.data)
+    assert t.__array__(np.float32).dtype == np.float32
     with pytest.raises(ValueError, match="copy"):
         np.array(t, np.float32, copy=False)
 

@@ -35,7 +35,7 @@ MEMORY_LIMIT = 6 * 2**30
 PATIENCE = 1800.0  # seconds for a child that uses no processor time
 TOO_SLOW = 1.0  # seconds; the few tests that take longer, such as chains of 100,000 operations, are left out
 MATRIX = "tests/ops/test_every_operation.py"
-CORE = ("tape.py", "tensor.py", "operation.py")
+CORE = ("tape.py", "tensor.py", "operation.py", "locks.py")
 CORE_TESTS = [f"tests/{name}.py" for name in ("test_tape", "test_tensor", "test_operation", "test_checking")]
 CORE_TESTS += ["tests/study/test_graph.py", "tests/study/test_why.py"]
 
