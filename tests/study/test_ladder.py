@@ -17,7 +17,7 @@ from tinygrad_llm.study.rungs import workloads
 from tinygrad_llm.study.rungs.measuring import relative_error
 from tinygrad_llm.study.rungs.plot import COLOURS, as_svg, draw
 from tinygrad_llm.study.rungs.primitives import compositions
-from tinygrad_llm.study.rungs.workloads import draw_workload, largest_array, product_operations
+from tinygrad_llm.study.rungs.workloads import arrays_read, draw_workload, largest_array, product_operations
 
 OURS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 SMALL = {"attention": (1, 2, 5, 3), "getitem": (9, 4), "einsum": (3, 4), "matmul": (3, 4)}
@@ -306,6 +306,21 @@ def test_moved_is_everything_once():
     assert found.moved == 4 * ((x + parameters) + 2 * x + (x + parameters))
     with_ids = ladder("cross_entropy", (4, 8), repeats=1)
     assert with_ids.moved == 4 * 32 + 8 * 4 + 4 * (1 + 1 + 32)
+
+
+@pytest.mark.parametrize("name", ["embedding", "getitem"])
+def test_of_a_table_only_the_rows_looked_up_are_read(name):
+    table, ids = np.ones((100, 3), np.float32), np.array([[7, 7, 2], [2, 99, 7]])
+    rows, same = arrays_read(tg.registry[name], (table, ids), {})
+    assert rows.shape == (3, 3)
+    assert same is ids
+
+
+def test_a_table_of_which_few_rows_are_looked_up_limits_less():
+    rows, width, ids = 4096, 2, 8 * 256
+    found = ladder("embedding", (rows, width), repeats=1)
+    least = 8 * ids + 4 * (2 * ids * width + rows * width)
+    assert least < found.moved <= least + 4 * ids * width
 
 
 def test_operations_of_the_products():

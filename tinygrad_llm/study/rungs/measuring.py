@@ -19,7 +19,7 @@ from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.study.machine import measure_machine
 from tinygrad_llm.study.rungs.primitives import compositions
 from tinygrad_llm.study.rungs.report import Costs, Ladder, Rung, Times, size_text
-from tinygrad_llm.study.rungs.workloads import Shape, draw_workload, fitting, product_operations
+from tinygrad_llm.study.rungs.workloads import Shape, arrays_read, draw_workload, fitting, product_operations
 from tinygrad_llm.tape import Array, Node, enable_grad, saved_arrays, sweep, unbroadcast
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.progress import counting
@@ -54,10 +54,11 @@ def ladder(
     order A, B, C, A, B, C, so that a slow moment of the machine meets all rungs.
     Saved: bytes of the arrays that the vjps keep for backward, shared memory counted once; and how many of them are
     beyond the inputs and the output, which exist anyway. Nodes: how many the tape records.
-    Limit: the larger of two times. The bytes of inputs, outputs, cotangent and gradients, moved once, at the measured
-    bandwidth of memory; and the operations of the matrix products at the measured rate of BLAS. A share of 40 % means
-    that the limit is 40 % of the measured time, forward and backward together. It can exceed 100 % where arrays stay in
-    the cache, where nothing is moved (a view), or if the machine was busy just before and after, when it was measured.
+    Limit: the larger of two times. The bytes of inputs (of a table only the rows looked up), outputs, cotangent and
+    gradients, moved once, at the measured bandwidth of memory; and the operations of the matrix products at the
+    measured rate of BLAS. A share of 40 % means that the limit is 40 % of the measured time, forward and backward
+    together. It can exceed 100 % where arrays stay in the cache, where nothing is moved (a view), or if the machine was
+    busy just before and after, when it was measured.
 
     Raises UnknownOperation, ValueError for a shape that does not fit, MemoryError for one that is too large.
     """
@@ -133,7 +134,7 @@ class _Case:
 
     def moved(self) -> int:
         """Bytes of inputs, outputs, cotangents and gradients, each once."""
-        inputs = sum(x.nbytes for x in (*self.inputs, *self.options.values()) if isinstance(x, np.ndarray))
+        inputs = sum(x.nbytes for x in arrays_read(self.operation, self.inputs, self.options))
         entries = sum(2 * v.size for v in self.values) + sum(g.size for g in self.gradients.values())
         return inputs + DTYPE.itemsize * entries
 

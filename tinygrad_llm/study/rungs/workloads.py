@@ -19,6 +19,7 @@ from tinygrad_llm.operation import Operation
 from tinygrad_llm.ops.samples import normal
 from tinygrad_llm.ops.scaled_attention import future
 from tinygrad_llm.study.machine import available_memory
+from tinygrad_llm.tape import Array
 
 Shape = tuple[int, ...]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -152,6 +153,14 @@ def largest_array(operation: Operation, inputs: Sequence[Any]) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def arrays_read(operation: Operation, inputs: Sequence[Any], options: dict[str, Any]) -> list[Array]:
+    """The arrays among the arguments of a workload, and of a table only the rows that are looked up, each once."""
+    arrays = [x for x in (*inputs, *options.values()) if isinstance(x, np.ndarray)]
+    if operation.name in ("embedding", "getitem") and _ours(operation):
+        arrays[0] = arrays[0][np.unique(arrays[1])]
+    return arrays
 
 
 def product_operations(
