@@ -199,7 +199,7 @@ def _derive_gelu_erf(x, dy):
     )
     erfc = np.array([math.erfc(-each) for each in v.ravel()]).reshape(x.shape)
     yield (
-        "`1 + erf v = erfc(-v)`, without the cancellation: this is `2 P`, which is saved",
+        "`1 + erf v = erfc(-v)`, without the cancellation: this is `2 P`, and `P` is saved",
         dy * (erfc / 2 + x * density),
     )
 

@@ -22,8 +22,8 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
 
     A smoothed target never asks for infinite logits (Szegedy et al. 2016, arXiv:1512.00567, section 7). z_loss keeps
     lse near 0, which the `softmax` itself leaves free (PaLM: Chowdhery et al. 2022, arXiv:2204.02311, section 5). Rows
-    whose target is `ignore_index` have loss 0 and gradient 0, and the mean is over the others. Without any other row
-    the loss is 0 (PyTorch: NaN, the mean of nothing; but one such batch would ruin a training run).
+    whose target is `ignore_index` have loss 0, and the mean is over the others; without any other row it is 0 (PyTorch:
+    NaN, the mean of nothing; but one such batch would ruin a training run). Ignored rows have gradient 0.
 
     Saves the maximum m of each row and the sum of ``exp(x - m)``, not p: the logits exist anyway, and p follows from
     them. With w the cotangent of a row's loss, ``dy / count`` for the mean::
@@ -108,8 +108,8 @@ def _(logits, targets, dy, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, r
     from_z = 2 * z_loss * lse * (np.exp(logits) / total)  # ∂lse/∂x_j = (∂total/∂x_j) / total = exp(x_j) / total
     yield (
         "`dx_j = w ∂loss/∂x_j`, where `loss = -sum_v t_v log p_v + z_loss lse^2`, and `w` is `dy` times the row's "
-        "share in the mean; chain rule with `∂log p_v/∂p_v = 1/p_v`, `∂p_v/∂x_j = p_v (delta_vj - p_j)` and "
-        "`∂lse/∂x_j = exp(x_j) / sum_v exp(x_v)`",
+        "share in the mean (1 if none is taken; 0 for an ignored row); chain rule with `∂log p_v/∂p_v = 1/p_v`, "
+        "`∂p_v/∂x_j = p_v (delta_vj - p_j)` and `∂lse/∂x_j = exp(x_j) / sum_v exp(x_v)`",
         w * (np.einsum("...v,...vj->...j", -t / p, jacobian) + from_z),
     )
     yield (

@@ -82,8 +82,10 @@ def _(x, gain, bias, dy, eps=1e-5):
     drstd = -0.5 * rstd**3 * dvar  # d (var + eps)^(-1/2) / d x_j
     dxhat = dcentred * rstd[..., None] + centred[..., :, None] * drstd[..., None, :]
     yield (
-        "`dx_j = sum_i g_i ∂xhat_i/∂x_j` with `g = dy gain`; product rule on `xhat_i = centred_i rstd`, with "
-        "`∂centred_i/∂x_j = delta_ij - 1/N` and `∂rstd/∂x_j = -rstd^3 centred_j/N`",
+        "`dx_j = sum_i g_i ∂xhat_i/∂x_j` with `g = dy gain`, in a row of `N` entries; product rule on "
+        "`xhat_i = centred_i rstd`, with `∂centred_i/∂x_j = delta_ij - 1/N`, for `x_j` moves the mean by `1/N`. The "
+        "centred values sum to 0, so the variance does not feel that: `∂var/∂x_j = 2 centred_j/N`, and "
+        "`∂rstd/∂x_j = -rstd^3 centred_j/N`",
         np.einsum("...i,...ij->...j", g, dxhat),
     )
     inner = delta - 1 / n - xhat[..., :, None] * xhat[..., None, :] / n
@@ -177,8 +179,8 @@ def _(x, gain, dy, eps=1e-5):
     dr = -0.5 * r**3 * (2 * x / n)  # d (mean_square + eps)^(-1/2) / dx_j, with d mean_square / dx_j = 2 x_j / N
     dxhat = delta * r[..., None] + x[..., :, None] * dr[..., None, :]
     yield (
-        "`dx_j = sum_i g_i ∂xhat_i/∂x_j` with `g = dy gain`; product rule on `xhat_i = x_i r`, with "
-        "`∂x_i/∂x_j = delta_ij` and `∂r/∂x_j = -r^3 x_j/N`",
+        "`dx_j = sum_i g_i ∂xhat_i/∂x_j` with `g = dy gain`, in a row of `N` entries; product rule on "
+        "`xhat_i = x_i r`, with `∂x_i/∂x_j = delta_ij` and `∂r/∂x_j = -r^3 x_j/N`, for `∂mean(x^2)/∂x_j = 2 x_j/N`",
         np.einsum("...i,...ij->...j", g, dxhat),
     )
     inner = delta - xhat[..., :, None] * xhat[..., None, :] / n

@@ -114,7 +114,7 @@ def _(condition, x, y, dy):
 def _(condition, x, y, dy):
     chosen = np.where(condition, 0.0, 1.0)
     yield (
-        "`gy_j = sum_i dy_i ∂z_i/∂y_j`, with `∂z_i/∂y_j = 0` where the condition holds, 1 at other `i = j`",
+        "`gy_j = sum_i dy_i ∂z_i/∂y_j`, with `∂z_i/∂y_j = 1` where `i = j` and the condition does not hold, else 0",
         diagonal(dy, chosen),
     )
     yield "only the term `i = j` is left of the sum: `dy` where the condition does not hold", np.where(condition, 0, dy)

@@ -149,7 +149,7 @@ def _(x, dy, axis=None, keepdims=False):
     )
     ties = largest.sum(axis=axis, keepdims=True)
     yield (
-        "divide by the number of such entries, which is 1 without ties",
+        "divide by the number of such entries: without ties it is 1, and with ties they share `dy` equally",
         largest * (restored(dy, axis, keepdims) / ties),
     )
 

@@ -67,10 +67,10 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
     key head. They are handled as one head with G T queries, so that k and v are never repeated.
 
     causal: query t sees the keys ``s <= S - T + t``. Both sequences end together, so T new queries can follow ``S - T``
-    keys in a cache. mask: a boolean array that broadcasts to (B, H, T, S), True where the query may attend (key padding
-    is (B, 1, 1, S)); or a floating-point one, which is added to the scores and receives no gradient. What is forbidden
-    gets the score -inf, and so exactly ``p = 0``. A query that may see nothing, because of the mask or because
-    ``T > S``, has ``y = 0``, and zero gradients.
+    keys in a cache. A mask is a boolean array that broadcasts to (B, H, T, S), True where the query may attend (key
+    padding is (B, 1, 1, S)); or a floating-point one, which is added to the scores. It receives no gradient. What is
+    forbidden gets the score -inf, and so exactly ``p = 0``. A query that may see nothing, because of the mask or
+    because ``T > S``, has ``y = 0``. Its gradients are 0.
 
     Saves q times scale, k, v, y and the probabilities p (B, H, T, S), not the scores. With ``dy`` the cotangent of y::
 

@@ -197,7 +197,6 @@ def split(x, sections, axis=0):
 
     `sections` is a number of equal pieces, or the ascending indices at which to cut.
 
-
     Gradient: the pieces' cotangents joined again; a piece that is not used contributes zeros. Saves nothing.
     """
     shape = np.shape(x)
