@@ -135,6 +135,14 @@ def test_the_text_of_a_derivation(monkeypatch):
     assert text[text.index("The numbers") :] == SHOWN
 
 
+def test_gradients_have_the_names_that_the_sentences_give_them():
+    shown = str(derive("mul"))
+    assert shown.count("\n    gx\n") == shown.count("\n    gy\n") == 3
+    assert "\n    dx\n" not in shown
+    assert str(derive("exp")).count("\n    dx\n") == 3
+    assert "dxs[0]" in derive("stack")._repr_html_()
+
+
 def test_seed_shape_and_input():
     found = derive("linear", shape=(2, 5), input="weight", seed=3)
     assert found.inputs[0].shape == (2, 5)
@@ -457,6 +465,22 @@ def test_the_check_finds_what_is_missing():
     operation.parameters = ("x", "y")
     operation.derivation("y")(lambda x, y, dy: iter(()))
     assert [r.fault for r in check_derivations([operation], draws=1)] == ["", "no sample has a gradient for it"]
+    operation = own_operation()
+    operation.derivations["x"] = lambda x, dy: iter(())
+    assert check_derivations([operation], draws=1)[0].fault == "its derivation has no steps"
+
+
+def test_a_derivation_cannot_change_what_it_is_compared_with():
+    operation = Operation(lambda x: (x + 0, lambda dy: dy), "same")
+    operation.sample(lambda rng: ((rng.standard_normal(3),), {}))
+
+    def derivation(x, dy):
+        dy *= 2
+        yield "wrong by a factor, as is now the dy that the vjp has returned", dy
+
+    operation.derivation("x")(derivation)
+    (result,) = check_derivations([operation], draws=1)
+    assert re.fullmatch("step 1 raises ValueError: .*read-only", result.fault)
 
 
 def test_draws_differ_and_are_counted():

@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.util
+import inspect
 import json
 import re
 import runpy
@@ -24,7 +25,7 @@ from tinygrad_llm.study.exercises.course import (
     hint_exercise,
     reveal_exercise,
 )
-from tinygrad_llm.study.exercises.progress import PATH, Progress, State
+from tinygrad_llm.study.exercises.progress import PATH, Progress
 from tinygrad_llm.study.exercises.task import gradient_name, task
 from tinygrad_llm.study.exercises.told import without_gradients
 from tinygrad_llm.study.exercises.trial import Outcome, outcome_of, try_out
@@ -94,6 +95,16 @@ def test_the_path_has_every_operation_from_add_to_attention():
     names = [name for family in PATH.values() for name in family]
     assert sorted(names) == OPERATIONS == sorted(tg.ops.__all__)
     assert (names[0], names[-1]) == ("add", "attention")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_exercise_still_explains_the_arguments(name):
+    """A sentence on an argument must not go because it mentions the gradient too."""
+    operation = tg.registry[name]
+    mine = without_gradients(operation.__doc__)
+    for parameter in set(inspect.signature(operation.reference).parameters) - set(operation.derivations):
+        explained = re.compile(rf"(?<!\w){parameter}(?!\w)")
+        assert explained.search(mine) or not explained.search(operation.__doc__), parameter
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -548,7 +559,18 @@ def test_hints_go_on_with_the_next_gradient(tmp_path, here):
 
 def numbers(text):
     """The parts of a hint that show the example."""
-    return text[text.index("An example") : text.index("What this step gives")]
+    return re.search("An example.*?(?=On the way|What this step gives)", text, re.DOTALL)[0]
+
+
+def test_hints_show_what_a_step_computes_on_the_way(tmp_path, here):
+    path = blank("layer_norm", tmp_path)
+    first, second, third = (str(hint_exercise(path)) for _ in range(3))
+    between = [
+        re.findall(r"^  (\w+) = ", h[h.index("\nOn the way:") : h.index("What this")], re.M) for h in (first, second)
+    ]
+    assert between == [["centred", "rstd", "xhat", "g", "delta", "dcentred", "dvar", "drstd", "dxhat"], ["inner"]]
+    assert "  xhat = [[-0.33966 -1.01899  1.35865]\n" in first
+    assert "On the way" not in third
 
 
 def test_hints_give_one_step_more_each_time(tmp_path, here):
@@ -716,8 +738,8 @@ def test_the_next_exercise_is_the_first_that_is_not_done(tmp_path):
     progress.update("neg", done=True)
     assert progress.next("sub") == "mul"
     assert progress.next("attention") == "add"
-    progress.states |= dict.fromkeys(OPERATIONS, State(done=True))
-    progress.update("mul", done=True)
+    for name in OPERATIONS:
+        progress.update(name, done=True)
     assert progress.next() is None
     assert exercise_list(tmp_path).endswith("40 of 40 done. That is all of them.")
 
@@ -783,6 +805,27 @@ def test_a_corrupt_progress_file_is_left_alone(content, tmp_path):
             use(tmp_path)
     assert file.read_bytes() == before
     assert not (tmp_path / "mul.py").exists()
+
+
+def test_two_checks_at_once_keep_the_progress_of_both(tmp_path):
+    one, other = Progress(tmp_path), Progress(tmp_path)
+    one.update("mul", done=True)
+    other.update("exp", done=True)
+    assert set(Progress(tmp_path).states) == {"mul", "exp"}
+    assert other.next("neg") == "div"
+
+
+def test_a_right_answer_passes_where_nothing_can_be_written(tmp_path, here, monkeypatch):
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = blank("exp", tmp_path)
+    solve(path, "return dy * y")
+    monkeypatch.setattr("tinygrad_llm.study.exercises.progress.atomic_write", refuse)
+    verdict = check_exercise(path)
+    assert verdict
+    assert str(verdict).startswith("exp: passed.")
+    assert "This could not be written down: [Errno 13] Permission denied" in str(verdict)
 
 
 def test_progress_is_readable(tmp_path):

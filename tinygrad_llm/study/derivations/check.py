@@ -69,6 +69,7 @@ def _check(operation: Operation, draws: int, seed: int) -> list[CheckedInput]:
             inputs, options = operation.sample.draw(rng, number)
             value, vjp = operation.reference(*inputs, **options)
             dy = draw_cotangent(rng, value)
+            _lock(inputs, dy)
             for name in wanted_inputs(operation, inputs, vjp(dy)):
                 result = found.setdefault(name, CheckedInput(operation.name, name))
                 if result.ok:
@@ -78,6 +79,13 @@ def _check(operation: Operation, draws: int, seed: int) -> list[CheckedInput]:
         if name not in found:
             found[name] = CheckedInput(operation.name, name, fault="no sample has a gradient for it")
     return list(found.values())
+
+
+def _lock(inputs: tuple[Any, ...], dy: Any) -> None:
+    """Make the arrays read-only: a derivation that wrote to them would change what its steps are compared with."""
+    for array in (*inputs, *(dy if isinstance(dy, tuple) else (dy,))):
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = False
 
 
 def _check_draw(
@@ -93,6 +101,9 @@ def _check_draw(
         result.fault = _broken(operation, name, inputs, options, dy, error)
         return
     result.steps = len(steps)
+    if len(steps) == 1:  # the vjp, compared with nothing
+        result.fault = "its derivation has no steps"
+        return
     changes = [step.change for step in steps]
     result.largest_change = float(np.max([result.largest_change, *changes]))  # NaN wins
     if not result.largest_change <= TOLERANCE:

@@ -33,6 +33,8 @@ class GradientSteps:
     """The forms of one input's gradient; the first is its definition, the last what the vjp returned."""
 
     input: str
+    name: str
+    """The gradient's own name, ``dx``."""
     steps: tuple[Step, ...]
     jacobian: Array | None
     """If small, the dense Jacobian of the definition: a row for each entry of the result, a column for each of x."""
@@ -157,6 +159,11 @@ def wanted_inputs(operation: Operation, inputs: Sequence[Any], gradients: Any) -
     return [name for name, gradient in pairs if gradient is not None]
 
 
+def gradient_name(operation: Operation, name: str) -> str:
+    """The letters of an input's gradient, as in the docstrings: ``dx``; ``gx`` where an input is itself called y."""
+    return ("g" if "y" in operation.parameters else "d") + name
+
+
 def draw_cotangent(rng: np.random.Generator, value: Any) -> Any:
     """A random cotangent of an operation's value: an array for each output."""
     if isinstance(value, tuple):
@@ -265,11 +272,11 @@ def _gradient_steps(
     outputs = sum(map(np.size, dy)) if isinstance(dy, tuple) else np.size(dy)
     entries = SHOWN_JACOBIAN + 1 if operation.variadic else np.size(steps[0].value)
     if not (0 < outputs <= SHOWN_JACOBIAN and 0 < entries <= SHOWN_JACOBIAN):
-        return GradientSteps(name, steps, None)
+        return GradientSteps(name, gradient_name(operation, name), steps, None)
     # the definition sums dy_i times row i: with a dy that is 1 at i, and else 0, it is that row
     units = (_like(unit, dy) for unit in np.eye(outputs))
     rows = [derivation_steps(operation, name, inputs, options, unit)[0].value.ravel() for unit in units]
-    return GradientSteps(name, steps, np.array(rows))
+    return GradientSteps(name, gradient_name(operation, name), steps, np.array(rows))
 
 
 def _like(flat: Array, dy: Any) -> Any:

@@ -99,7 +99,7 @@ def _named(name: str, value: Any, exact: bool) -> list[Markup]:
 def _step(gradient: GradientSteps, step: Step) -> tuple[Markup, Markup, Markup, str, bool]:
     """(sentence, intermediate results, numbers, comparison with the step before, whether they agree)."""
     good = step.change <= TOLERANCE
-    return html_sentence(reason(step)), _between(step), _values(gradient.input, step.value), agreement(step), good
+    return html_sentence(reason(step)), _between(step), _values(gradient.name, step.value), agreement(step), good
 
 
 def _between(step: Step) -> Markup:

@@ -90,7 +90,7 @@ def _step(gradient: GradientSteps, number: int, step: Step, width: int) -> Itera
         )
     several = isinstance(step.value, tuple)
     for i, value in enumerate(step.value if several else (step.value,)):
-        yield Text(f"    d{gradient.input}{f'[{i}]' if several else ''}", "bold")
+        yield Text(f"    {gradient.name}{f'[{i}]' if several else ''}", "bold")
         yield _indented(plain_numbers(np.asarray(value), width - 8), indent=8)
     if number > 1:
         yield _indented(agreement(step), "green" if step.change <= TOLERANCE else "bold red")

@@ -23,9 +23,8 @@ import numpy as np
 from tinygrad_llm.checking import gradcheck
 from tinygrad_llm.diagnosis.report import Report
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.derivations.derivation import draw_cotangent, wanted_inputs
+from tinygrad_llm.study.derivations.derivation import draw_cotangent, gradient_name, wanted_inputs
 from tinygrad_llm.study.exercises.blanking import MISSING
-from tinygrad_llm.study.exercises.task import gradient_name
 from tinygrad_llm.tape import unbroadcast
 
 

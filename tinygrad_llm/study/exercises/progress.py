@@ -53,7 +53,8 @@ class Progress:
         return self.states.get(name, State())
 
     def update(self, name: str, **changes: Any) -> State:
-        """Change the state of one exercise, and write the file."""
+        """Change the state of one exercise, and write the file, which another check may have changed meanwhile."""
+        self.states = _read(self.path)
         self.states[name] = replace(self.state(name), **changes)
         content = {"exercises": {n: asdict(state) for n, state in self.states.items()}}
         atomic_write(self.path, (json.dumps(content, indent=2) + "\n").encode())

@@ -10,13 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.derivations.derivation import draw_cotangent
+from tinygrad_llm.study.derivations.derivation import draw_cotangent, gradient_name
 from tinygrad_llm.study.exercises.told import without_gradients
-
-
-def gradient_name(operation: Operation, name: str) -> str:
-    """The letter of an input's gradient, as in the docstrings: ``dx``; ``gx`` where an input is itself called y."""
-    return ("g" if "y" in operation.parameters else "d") + name
 
 
 def returned(operation: Operation) -> list[str | None]:

@@ -20,9 +20,14 @@ import numpy as np
 
 import tinygrad_llm
 from tinygrad_llm.operation import Operation
-from tinygrad_llm.study.derivations.derivation import Derivation, derive, draw_cotangent, sample_shape
+from tinygrad_llm.study.derivations.derivation import (
+    Derivation,
+    derive,
+    draw_cotangent,
+    gradient_name,
+    sample_shape,
+)
 from tinygrad_llm.study.exercises.attempt import Attempt, Mistake, Problem, check_sample, describe, load, quiet
-from tinygrad_llm.study.exercises.task import gradient_name
 from tinygrad_llm.study.lookup import find_operation
 
 TIME_LIMIT = 60.0  # seconds; attention, the slowest check, takes about two
