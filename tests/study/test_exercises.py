@@ -97,6 +97,14 @@ def test_the_path_has_every_operation_from_add_to_attention():
     assert (names[0], names[-1]) == ("add", "attention")
 
 
+def test_a_block_keeps_the_formulas_of_the_forward_pass():
+    doc = without_gradients(tg.registry["gelu"].__doc__)
+    assert "\n    y = x (1 + t) / 2     t = tanh(u)     u = sqrt(2/pi) (x + 0.044715 x^3)\n" in doc
+    assert "It saves x and P::\n\n    y = x P     P = erfc(-x / sqrt(2)) / 2\n" in doc
+    assert "sqrt(2 pi)" not in doc
+    assert "density" not in doc
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_exercise_still_explains_the_arguments(name):
     """A sentence on an argument must not go because it mentions the gradient too."""

@@ -125,9 +125,12 @@ def gelu(x, approximate=True):
         y = x (1 + t) / 2     t = tanh(u)     u = sqrt(2/pi) (x + 0.044715 x^3)
         dx = dy (1 + t) (1 + x (1 - t) u') / 2     u' = sqrt(2/pi) (1 + 3 (0.044715) x^2)
 
-    approximate=False is BERT's form. It saves x and P; p is the density of the normal::
+    approximate=False is BERT's form. It saves x and P::
 
-        y = x P     P = erfc(-x / sqrt(2)) / 2     dx = dy (P + x p)     p = e^(-x^2/2) / sqrt(2 pi)
+        y = x P     P = erfc(-x / sqrt(2)) / 2
+        dx = dy (P + x p)     p = e^(-x^2/2) / sqrt(2 pi)
+
+    In this gradient p is the density of the normal, the derivative of P.
 
     The two differ by less than 5e-4. erfc is used rather than ``1 + erf``, which cancels for negative x. NumPy has no
     erfc; Python's is called for each element (about 60 ns), as this is the reference.

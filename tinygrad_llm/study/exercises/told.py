@@ -1,6 +1,7 @@
 """A docstring without what it tells of the gradient: for those who want to find that themselves.
 
-A sentence goes if it names a gradient or a cotangent, and so does a block of formulas; and then what refers back to it.
+A sentence goes if it names a gradient or a cotangent, and so does a line of a block of formulas, or the whole block if
+the sentence before it went; and then what refers back to it.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def _units(paragraph: str) -> Iterator[str]:
 def _shortened(unit: str, cut: bool) -> tuple[str, bool]:
     """(what is left, whether its end was cut), given whether what stands before was."""
     if unit.startswith(" "):
-        told = [line for line in unit.splitlines() if tells(line)]
-        return ("", True) if told else (unit, False)
+        kept = [line for line in unit.splitlines() if not tells(line)]
+        told = len(kept) < len(unit.splitlines())
+        return ("", True) if told and cut else ("\n".join(kept), told)
     sentences = list(_sentences(unit))
     kept = []
     referred = False  # whether this paragraph explains the gradient
