@@ -1,4 +1,4 @@
-"""The mutation score: how many small mistakes in the operations and the tape the tests notice.
+"""The mutation score: how many small mistakes in the operations and the core the tests notice.
 
     python benchmarks/mutation/run.py                                # every file: about an hour
     python benchmarks/mutation/run.py --module ops/softmaxes.py      # one file (may be given several times)
