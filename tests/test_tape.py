@@ -272,3 +272,14 @@ def test_threads_may_share_an_array():
         sys.setswitchinterval(interval)
     assert not problems
     assert shared.flags.writeable
+
+
+def test_a_writeable_view_of_an_array_made_read_only_is_left_as_it_was():
+    owner = np.ones(4)
+    view = owner[:2]
+    owner.flags.writeable = False
+    x = Tensor(view, requires_grad=True)
+    (x * x).backward(np.ones(2))
+    np.testing.assert_array_equal(x.grad, [2, 2])
+    assert view.flags.writeable
+    assert not owner.flags.writeable

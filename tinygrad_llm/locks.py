@@ -31,7 +31,9 @@ def lock(array: Array) -> None:
             entry = _locks[id(owner)] = [0, owner]
         entry[0] += 1
         _locks[id(owner)] = entry  # again: the garbage collector may have undone the last lock since it was looked up
-        if array.flags.writeable:  # the view first: it can no longer be locked by itself once its owner is
+        # a view whose owner the user made read-only is left alone: NumPy would never make it writeable again
+        can_be_undone = owner.flags.writeable or any(locked is owner for locked in entry[2:])
+        if can_be_undone and array.flags.writeable:  # the view first: once its owner is locked it would be so by itself
             array.flags.writeable = False
             entry.append(array)
         if owner is not array and owner.flags.writeable:

@@ -26,7 +26,7 @@ from tinygrad_llm.cli.why import why
 
 app = App(
     name="tinygrad-llm",
-    help="A large language model from scratch on NumPy: train a tokenizer and a GPT, generate text, study every gradient.",
+    help="A large language model from scratch on NumPy: train a GPT, generate text, study every gradient.",
     version=__version__,
 )
 app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --steps 200 --out book")
