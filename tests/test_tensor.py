@@ -141,6 +141,7 @@ def test_locks_are_counted_and_views_are_locked_with_their_owner():
     view = array[:2]
     x, v = Tensor(array, requires_grad=True), Tensor(view, requires_grad=True)
     first, second = x * x, v * v
+    assert not view.flags.writeable, "though its owner was locked before it"
     first.backward(np.ones((4, 3)))
     assert not array.flags.writeable, "the second graph still needs the memory"
     second.backward(np.ones((2, 3)))
