@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tinygrad_llm import ops
+from tinygrad_llm.backend import use_backend
 from tinygrad_llm.checking import gradcheck
-from tinygrad_llm.operation import checkpoint, op, use_backend
+from tinygrad_llm.operation import checkpoint, op
 from tinygrad_llm.tape import detect_anomaly, enable_grad, keep_graph, no_grad
 from tinygrad_llm.tensor import Tensor, registry
 

@@ -19,13 +19,13 @@ arguments) and, for speed, `kernel` (a twin with the same signature).
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_llm import random
+from tinygrad_llm.backend import Kernel
 from tinygrad_llm.tape import (
     Array,
     Edge,
@@ -40,47 +40,6 @@ from tinygrad_llm.tape import (
     sweep,
 )
 from tinygrad_llm.tensor import Tensor, registry
-
-BACKENDS = ("numpy", "numba")
-_backend = os.environ.get("TINYGRAD_LLM_BACKEND", "numba")
-if _backend not in BACKENDS:
-    raise ValueError(f"TINYGRAD_LLM_BACKEND={_backend!r}: expected one of {', '.join(BACKENDS)}")
-
-
-class use_backend:
-    """Choose who computes: ``"numba"`` uses an operation's kernel where it has one, ``"numpy"`` only the references.
-
-    Takes effect at once, for the whole process; as a context manager it also goes back afterwards.
-    """
-
-    def __init__(self, name: str) -> None:
-        global _backend
-        if name not in BACKENDS:
-            raise ValueError(f"use_backend: unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
-        self._previous, _backend = _backend, name
-
-    def __enter__(self) -> use_backend:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        global _backend
-        _backend = self._previous
-
-
-class Kernel:
-    """The slot for an operation's fast twin: a decorator while it is given a function, the twin itself when called."""
-
-    def __init__(self) -> None:
-        self.function: Callable[..., Any] | None = None
-
-    def __bool__(self) -> bool:
-        return self.function is not None
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if len(args) == 1 and not options and inspect.isfunction(args[0]):
-            self.function = args[0]
-            return args[0]
-        return NotImplemented if self.function is None else self.function(*args, **options)
 
 
 class Samples:
@@ -122,7 +81,7 @@ class Operation:
         positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
         self._defaults = {p.name: p.default for p in signature if p.kind in positional}
         self.parameters = tuple(p.name for p in signature if p.kind in (*positional, inspect.Parameter.VAR_POSITIONAL))
-        self.kernel = Kernel()
+        self.kernel = Kernel(self.__module__)
         self.sample = Samples()
         self.derivations: dict[str, Callable[..., Iterator[tuple[str, Any]]]] = {}
 
@@ -146,11 +105,8 @@ class Operation:
 
     def compute(self, *arrays: Any, **options: Any) -> tuple[Any, Callable[..., Any]]:
         """(value, vjp) of plain arrays: from the kernel if there is one and it does not decline, or the reference."""
-        if self.kernel.function is not None and _backend == "numba":
-            result = self.kernel.function(*arrays, **options)
-            if result is not NotImplemented:
-                return result
-        return self.reference(*arrays, **options)
+        result = self.kernel.run(arrays, options)
+        return self.reference(*arrays, **options) if result is NotImplemented else result
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         if self.variadic and inputs and isinstance(inputs[0], (list, tuple)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -13,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygrad_llm.threads import thread_count
+
 GEMM_SIZE = 1024
 """Rows and columns of the matrices: large enough for the full rate, and about 2 GFLOP a product."""
 STREAM_BYTES = 64 << 20
 """Size of each of the three arrays that are streamed: beyond the caches of most machines."""
-THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Machine:
 def measure_machine(seconds: float = 1.0) -> Machine:
     """Measure this machine for about so many `seconds`; the best of the repeats counts, as other work only slows them.
 
-    gemm: ``2 n^3`` operations over the time of ``x @ y``, n = 1024, float32, by NumPy's BLAS with the threads it has.
+    gemm: ``2 n^3`` operations over the time of ``x @ y``, n = 1024, float32, by NumPy's BLAS.
     bandwidth: arrays of 64 MB each are copied, ``b = a`` (two are moved), and added, ``c = a + b`` (three); the better
-    rate counts. The work is split over as many threads as BLAS has. Only what the program reads and writes is counted,
+    rate counts. The work is split over the threads. Only what the program reads and writes is counted,
     not that a processor may read a line of memory before it writes it.
     """
     threads = thread_count()
@@ -94,22 +94,6 @@ def _best_time(work: Callable[[], object], seconds: float) -> float:
         work()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def thread_count() -> int:
-    """How many threads BLAS uses: what the environment says, or the processors that this process may use."""
-    for name in THREAD_SETTINGS:
-        value = os.environ.get(name, "")
-        if value.isdecimal() and int(value) > 0:
-            return min(int(value), processor_count())
-    return processor_count()
-
-
-def processor_count() -> int:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def processor_name() -> str:

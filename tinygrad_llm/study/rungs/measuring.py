@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 
 from tinygrad_llm import random
-from tinygrad_llm.operation import Operation, use_backend
+from tinygrad_llm.backend import use_backend
+from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.study.machine import measure_machine
 from tinygrad_llm.study.rungs.primitives import compositions

@@ -1,0 +1,92 @@
+"""The compiler's settings: arithmetic, the cache, and what the user is told."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="kernels need Numba")
+try:
+    from tinygrad_llm.kernels import compiled as settings
+    from tinygrad_llm.kernels.compiled import compiled
+except ImportError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+def test_nan_and_infinity_are_not_assumed_away():
+    @compiled
+    def total(x):
+        sum = x.dtype.type(0)
+        for i in range(len(x)):
+            sum += x[i]
+        return sum
+
+    x = np.ones(100, np.float32)
+    assert total(x) == 100
+    x[7] = np.inf
+    assert total(x) == np.inf
+    x[9] = np.nan
+    assert np.isnan(total(x))
+
+
+def test_a_fingerprint_changes_with_the_files_that_a_kernel_uses(tmp_path, monkeypatch):
+    (tmp_path / "leaf.py").write_text("a = 1\n")
+    (tmp_path / "user.py").write_text("from tinygrad_llm.kernels.leaf import a\n")
+    (tmp_path / "other.py").write_text("b = 1\n")
+    monkeypatch.setattr(settings, "__file__", str(tmp_path / "compiled.py"))
+
+    def fingerprints():
+        settings._fingerprint.cache_clear()
+        return settings._fingerprint("user"), settings._fingerprint("other")
+
+    try:
+        before = fingerprints()
+        assert fingerprints() == before
+        (tmp_path / "leaf.py").write_text("a = 2\n")
+        after = fingerprints()
+    finally:
+        settings._fingerprint.cache_clear()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+KERNEL = """
+import sys
+from tinygrad_llm.kernels import compiled as settings
+settings.PATIENCE = 0
+@settings.compiled
+def first(x): return x + 1
+@settings.compiled
+def second(x): return x + 2
+print(first(1) + second(1), sum(first.stats.cache_hits.values()))
+"""
+
+
+def run(file, **setting):
+    environment = {**os.environ, **setting}
+    result = subprocess.run([sys.executable, str(file)], env=environment, timeout=100, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split(), result.stderr
+
+
+def test_a_compiled_kernel_is_kept_and_the_user_is_told_once(tmp_path):
+    file = tmp_path / "kernels.py"
+    file.write_text(KERNEL)
+    folder = str(tmp_path / "cache")
+    numbers, told = run(file, NUMBA_CACHE_DIR=folder)
+    assert numbers == ["5", "0"]
+    assert told.count("compiling kernels") == 1
+    numbers, told = run(file, NUMBA_CACHE_DIR=folder)
+    assert numbers == ["5", "1"]
+    assert not told
+
+
+def test_without_a_folder_to_write_to_kernels_are_compiled_each_time(tmp_path):
+    file = tmp_path / "kernels.py"
+    file.write_text(KERNEL)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    numbers, _ = run(file, NUMBA_CACHE_DIR=str(blocked), HOME=str(blocked), XDG_CACHE_HOME=str(blocked))
+    assert numbers == ["5", "0"]

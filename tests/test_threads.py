@@ -1,0 +1,141 @@
+"""The number of threads, and work shared out among them."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+from tinygrad_llm import threads
+
+
+@pytest.fixture
+def unsettled(monkeypatch):
+    """No number of threads yet, an empty environment, and afterwards everything as it was."""
+    before = threads.thread_count()
+    monkeypatch.setattr(threads, "_threads", None)
+    for name in (*threads.SETTINGS, *threads.LOCAL_RANKS):
+        monkeypatch.delenv(name, raising=False)
+    yield monkeypatch
+    threads.set_threads(before)
+
+
+@pytest.fixture
+def four_threads():
+    before = threads.thread_count()
+    threads.set_threads(4)
+    yield
+    threads.set_threads(before)
+
+
+def blas_threads():
+    return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_our_setting_comes_before_those_of_blas(unsettled):
+    unsettled.setenv("OMP_NUM_THREADS", "3")
+    unsettled.setenv("OPENBLAS_NUM_THREADS", "2")
+    assert threads._from_environment() == 2
+    unsettled.setenv("TINYGRAD_LLM_THREADS", "1")
+    assert threads.thread_count() == 1
+    unsettled.setenv("TINYGRAD_LLM_THREADS", "2")
+    assert threads.thread_count() == 1, "the first call settles it"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+def test_nonsense_in_our_setting_is_an_error_and_in_that_of_blas_is_passed_over(unsettled, text):
+    unsettled.setenv("OMP_NUM_THREADS", text)
+    assert threads._from_environment() is None
+    unsettled.setenv("TINYGRAD_LLM_THREADS", text)
+    with pytest.raises(ValueError, match=f"TINYGRAD_LLM_THREADS='{text}'"):
+        threads.thread_count()
+
+
+def test_blas_gets_the_same_number(unsettled):
+    threads.set_threads(1)
+    assert threads.thread_count() == 1
+    assert blas_threads() <= {1}
+    with pytest.raises(ValueError, match="at least 1"):
+        threads.set_threads(0)
+
+
+def test_hyperthreads_do_not_count_and_ranks_share(unsettled):
+    unsettled.setattr(threads, "allowed_processors", lambda: list(range(8)))
+    unsettled.setattr(threads.os, "cpu_count", lambda: 8)
+    unsettled.setattr(threads, "_core", lambda processor: (str(processor // 2),))
+    assert threads.default_threads() == 4
+    unsettled.setenv("MPI_LOCALNRANKS", "2")
+    assert threads.default_threads() == 2
+    unsettled.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "16")
+    assert threads.default_threads() == 1
+    unsettled.setattr(threads.os, "cpu_count", lambda: 64)  # the launcher gave this rank 8 of 64: they are its own
+    assert threads.default_threads() == 4
+
+
+def covered(low, high, seen, calls):
+    seen[low:high] += 1
+    calls.append((low, high, threading.current_thread()))
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 4, 5, 1001])
+@pytest.mark.parametrize("least", [1, 2, 300, 5000])
+def test_every_unit_is_worked_on_once(four_threads, length, least):
+    seen, calls = np.zeros(length, int), []
+    threads.run(covered, length, seen, calls, least=least)
+    assert (seen == 1).all()
+    assert len({thread for _, _, thread in calls}) == len(calls) <= 4
+    assert all(high - low >= least for low, high, _ in calls) or len(calls) == 1
+    assert len(calls) == max(1, min(4, length // least))
+
+
+def test_an_error_in_any_piece_is_raised_and_the_workers_go_on(four_threads):
+    def failing(low, high, where):
+        if low <= where < high:
+            raise ValueError(f"unit {where}")
+
+    for where in (0, 9):
+        with pytest.raises(ValueError, match=f"unit {where}"):
+            threads.run(failing, 10, where)
+    seen = np.zeros(10, int)
+    threads.run(covered, 10, seen, [])
+    assert (seen == 1).all()
+
+
+def test_a_run_inside_a_run_and_runs_from_two_threads_are_whole(four_threads):
+    seen = np.zeros((8, 10), int)
+
+    def outer(low, high):
+        for i in range(low, high):
+            threads.run(covered, 10, seen[i], [])
+
+    threads.run(outer, 8)
+    assert (seen == 1).all()
+    others = [threading.Thread(target=outer, args=(i, i + 1)) for i in range(8)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert (seen == 2).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_after_a_fork_the_child_starts_workers_of_its_own():
+    code = """
+import os
+import numpy as np
+from tinygrad_llm import threads
+def work(low, high, seen): seen[low:high] += 1
+threads.set_threads(2)
+seen = np.zeros(10)
+threads.run(work, 10, seen)
+child = os.fork()
+threads.run(work, 10, seen)
+if child == 0:
+    os._exit(0 if (seen == 2).all() else 1)
+_, status = os.waitpid(child, 0)
+raise SystemExit(os.waitstatus_to_exitcode(status))
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0

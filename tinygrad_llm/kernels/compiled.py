@@ -1,0 +1,80 @@
+"""`compiled`: Numba's compiler with our settings, a cache on disk, and a line of text when it makes someone wait."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import event
+
+if getattr(numba.config, "DISABLE_JIT", 0):
+    raise ImportError("Numba's compiler is switched off (NUMBA_DISABLE_JIT)")
+
+REORDER = {"reassoc", "contract", "nsz"}
+"""What the compiler may do with floating-point arithmetic: reorder sums, fuse ``a * b + c``, ignore the sign of zero.
+It may not assume that there is no NaN or infinity."""
+
+PATIENCE = 1.0
+"""Seconds of compiling after which the user is told."""
+
+
+def compiled(function: Callable[..., Any] | None = None, *, inline: bool = False) -> Any:
+    """Compile a function when it is first called, and keep the result on disk for the next time.
+
+    The function runs without Python's lock, so threads may run it at once. `inline`: a small function that is called
+    inside loops, and must become part of them to be vectorised. Its own sums are not reordered: it may depend on
+    cancellation.
+    """
+    if function is None:
+        return lambda given: compiled(given, inline=inline)
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    if inline:
+        return numba.njit(**options, fastmath={"contract"}, forceinline=True)(function)
+    options["fastmath"] = REORDER
+    try:
+        dispatcher = numba.njit(**options, cache=True)(function)
+    except RuntimeError:  # there is no folder that the cache could be written to
+        return numba.njit(**options)(function)
+    module = function.__module__.rpartition(".")
+    if module[0] == __package__:
+        # Numba looks whether the function's own file has changed, not the files of the functions that it calls
+        dispatcher._cache._cache_file._source_stamp = _fingerprint(module[2])
+    return dispatcher
+
+
+@functools.cache
+def _fingerprint(module: str) -> str:
+    """A hash of a module of this folder and of those that it imports: compiled from other sources, it is void."""
+    source = (Path(__file__).parent / f"{module}.py").read_bytes()
+    imported = re.findall(rb"^from tinygrad_llm\.kernels\.(\w+) import", source, re.MULTILINE)
+    return hashlib.sha256(source + "".join(_fingerprint(name.decode()) for name in imported).encode()).hexdigest()
+
+
+class _Notice(event.Listener):
+    """Says once that kernels are being compiled, if that has taken a while."""
+
+    def __init__(self) -> None:
+        self.seconds, self.depth, self.began, self.told = 0.0, 0, 0.0, False
+
+    def on_start(self, event: Any) -> None:
+        if self.depth == 0:
+            self.began = time.perf_counter()
+            if self.seconds > PATIENCE and not self.told:
+                self.told = True
+                print("compiling kernels for this processor (once; the result is kept) ...", file=sys.stderr)
+        self.depth += 1
+
+    def on_end(self, event: Any) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            self.seconds += time.perf_counter() - self.began
+
+
+event.register("numba:compile", _Notice())

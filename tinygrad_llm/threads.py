@@ -1,0 +1,162 @@
+"""One number of threads for everything: NumPy's BLAS and our kernels.
+
+It is what `set_threads` was given, or `TINYGRAD_LLM_THREADS`, or what BLAS would obey (`OPENBLAS_NUM_THREADS` and its
+like), or else the physical cores that this process may use, shared out among the ranks of this machine under MPI.
+
+A kernel is a compiled function ``kernel(low, high, ...)`` that works on a range of independent units (rows, heads)
+without Python's lock; `run` cuts the range into one piece for each thread. The pool is ours: it waits without spinning,
+survives fork, and is the same on every operating system.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_threads: int | None = None
+
+
+def thread_count() -> int:
+    """The number of threads; the first call settles it."""
+    if _threads is None:
+        set_threads(_from_environment() or default_threads())
+    assert _threads is not None
+    return _threads
+
+
+def set_threads(count: int) -> None:
+    """Use `count` threads from now on, in BLAS and in kernels."""
+    global _threads
+    if count < 1:
+        raise ValueError(f"threads: {count} must be at least 1")
+    import threadpoolctl  # it looks through all loaded libraries: not while the package is imported
+
+    _threads = count
+    threadpoolctl.threadpool_limits(count, user_api="blas")
+
+
+SETTINGS = ("TINYGRAD_LLM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that give the number of threads: ours, and those that NumPy's BLAS obeys."""
+
+
+def _from_environment() -> int | None:
+    for name in SETTINGS:
+        text = os.environ.get(name, "")
+        if text.isdecimal() and int(text) > 0:
+            return int(text)
+        if text and name == SETTINGS[0]:
+            raise ValueError(f"{name}={text!r}: expected a whole number of at least 1")
+    return None
+
+
+def default_threads() -> int:
+    """The physical cores that this process may use, divided by the ranks that MPI started on this machine."""
+    allowed = allowed_processors()
+    cores = len({_core(processor) for processor in allowed})
+    ranks = next((int(os.environ[n]) for n in LOCAL_RANKS if os.environ.get(n, "").isdecimal()), 1)
+    if len(allowed) < (os.cpu_count() or 1):  # the launcher has given this rank processors of its own
+        ranks = 1
+    return max(1, cores // max(1, ranks))
+
+
+LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
+"""Where Open MPI, MPICH and Slurm say how many ranks they started on this machine."""
+
+
+def allowed_processors() -> list[int]:
+    """The numbers of the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _core(processor: int) -> tuple[str, ...]:
+    """What tells one physical core from another: two hyperthreads of a core have it in common."""
+    folder = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")
+    try:
+        return tuple((folder / name).read_text().strip() for name in ("physical_package_id", "core_id"))
+    except OSError:
+        return (str(processor),)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A thread that waits for a piece of work."""
+
+    def __init__(self) -> None:
+        self._start, self._end = threading.Lock(), threading.Lock()
+        self._start.acquire()
+        self._end.acquire()
+        self._work: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._loop, name="tinygrad_llm worker", daemon=True).start()
+
+    def _loop(self) -> None:
+        while True:
+            self._start.acquire()
+            assert self._work is not None
+            function, arguments = self._work
+            try:
+                function(*arguments)
+            except BaseException as error:
+                self._error = error
+            self._work = function = arguments = None  # type: ignore[assignment]
+            self._end.release()
+
+    def begin(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Have the thread call ``function(*arguments)``."""
+        self._work = function, arguments
+        self._start.release()
+
+    def finish(self) -> None:
+        """Wait until it has; raise what it raised."""
+        self._end.acquire()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
+_workers: list[Worker] = []
+_busy = threading.Lock()
+
+
+def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1) -> None:
+    """``kernel(low, high, *arguments)`` over the range of `length` units, in at most one piece for each thread.
+
+    A piece has at least `least` units: below about 50 us of work a second thread costs more than it saves. A call
+    while another thread of the program is in here runs in one piece.
+    """
+    pieces = min(thread_count(), length // max(1, least))
+    if pieces < 2 or not _busy.acquire(blocking=False):
+        kernel(0, length, *arguments)
+        return
+    try:
+        while len(_workers) < pieces - 1:
+            _workers.append(Worker())
+        edges = [length * piece // pieces for piece in range(pieces + 1)]
+        helpers = _workers[: pieces - 1]
+        for helper, low, high in zip(helpers, edges[1:], edges[2:], strict=False):
+            helper.begin(kernel, low, high, *arguments)
+        try:
+            kernel(0, edges[1], *arguments)
+        finally:
+            for helper in helpers:
+                helper.finish()
+    finally:
+        _busy.release()
+
+
+def _forget_workers() -> None:
+    """After a fork: the child has none of the parent's threads."""
+    global _busy
+    _workers.clear()
+    _busy = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)
