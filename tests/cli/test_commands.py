@@ -9,7 +9,9 @@ import sys
 import pytest
 
 import tinygrad_llm.training.checkpoints as checkpoints
+from tinygrad_llm import threads
 from tinygrad_llm.cli.main import main
+from tinygrad_llm.threads import set_threads, thread_count
 
 SMALL = (
     *("--steps=6", "--batch-size=2", "--context=16", "--vocab-size=280"),
@@ -110,6 +112,22 @@ def test_tokenizer_commands(text, tmp_path, capsys, monkeypatch):
     assert call(capsys, "tokenizer", "decode", file)[1] == "def f(x): é\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("def f(x): é".encode())))
     assert call(capsys, "tokenizer", "encode", file)[1] == ids
+
+
+def test_one_option_governs_the_threads_of_every_computation(run, capsys, monkeypatch):
+    before = thread_count()
+    try:
+        for command in (("generate", run, "--max-tokens=1"), ("eval", run), ("ladder", "relu", "--shape=4")):
+            assert call(capsys, *command, "--threads", before + 1)[0] == 0
+            assert thread_count() == before + 1
+            set_threads(before)
+        monkeypatch.setattr(threads, "_threads", None)
+        monkeypatch.setenv("TINYGRAD_LLM_THREADS", "many")
+        status, _, error = call(capsys, "eval", run)
+        assert status == 1
+        assert "TINYGRAD_LLM_THREADS='many'" in error
+    finally:
+        set_threads(before)
 
 
 def test_help_of_each_command_ends_with_an_example(capsys):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from tinygrad_llm.study.lookup import find_operation
+from tinygrad_llm.threads import set_threads, thread_count
 
 
 def parse_shape(text: str) -> tuple[int, ...] | None:
@@ -28,5 +30,17 @@ def _proper_shape(_: Any, text: str) -> None:
     parse_shape(text)
 
 
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads, or with as many as the environment or the machine suggests."""
+    set_threads(thread_count() if count is None else count)
+
+
 OperationName = Annotated[str, Parameter(validator=_known_operation)]
 ShapeText = Annotated[str, Parameter(validator=_proper_shape)]
+Threads = Annotated[
+    int | None,
+    Parameter(
+        validator=Number(gte=1),
+        help="Threads that compute; without it TINYGRAD_LLM_THREADS, or else one for each physical core.",
+    ),
+]

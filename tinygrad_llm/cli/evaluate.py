@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.training import evaluate_run
 
 
-def evaluate(model: Path, *, data: str = "") -> int:
+def evaluate(model: Path, *, data: str = "", threads: Threads = None) -> int:
     """Measure a trained model: loss, perplexity and bits per byte.
 
     Parameters
@@ -18,6 +19,7 @@ def evaluate(model: Path, *, data: str = "") -> int:
     data
         File or folder of UTF-8 text; by default the text that the run held out.
     """
+    use_threads(threads)
     measured = evaluate_run(model, data, plain_console(stderr=True))
     for name, value in measured.items():
         print(f"{name:<16} {value:,.4f}" if isinstance(value, float) else f"{name:<16} {value:,}")

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.training import load_run
 
@@ -21,6 +22,7 @@ def generate(
     seed: int = 0,
     stop: tuple[str, ...] = (),
     cache: bool = True,
+    threads: Threads = None,
     sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(temperature=0.8, top_p=0.95),  # noqa: B008 - frozen
 ) -> int:
     """Continue a prompt with a trained model.
@@ -40,6 +42,7 @@ def generate(
     cache
         Keep keys and values of earlier tokens; without it, the same text takes longer.
     """
+    use_threads(threads)
     network, tokenizer = load_run(model)
     single = len(prompt) == 1
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
-from tinygrad_llm.cli.arguments import OperationName, ShapeText, parse_shape
+from tinygrad_llm.cli.arguments import OperationName, ShapeText, Threads, parse_shape, use_threads
 from tinygrad_llm.study import ladder as climb
 from tinygrad_llm.study.lookup import refuse_existing
 
@@ -21,6 +21,7 @@ def ladder(
     seed: int = 0,
     repeats: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     plot: Path | None = None,
+    threads: Threads = None,
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Compute one gradient in several ways, and show what each costs: error, time, memory, distance to the limit.
@@ -44,6 +45,7 @@ def ladder(
         refuse_existing(plot, force)
         if plot.suffix.lower() != ".png":
             raise ValueError(f"{plot}: the picture is a PNG; give a name that ends in .png")
+    use_threads(threads)
     found = climb(operation, parse_shape(shape), seed, repeats)
     console = Console(highlight=False)
     console.print(found) if console.is_terminal else print(found)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.training import TrainConfig, pretrain
 
@@ -21,6 +22,7 @@ def train(
     *,
     out: Path | None = None,
     resume: bool = False,
+    threads: Threads = None,
 ) -> int:
     """Train a tokenizer and a GPT on text, and write a sample.
 
@@ -34,6 +36,7 @@ def train(
     resume
         Go on with the run in --out (by default "run") where its last checkpoint left it.
     """
+    use_threads(threads)
     folder = out or (Path("run") if resume else _free_name(Path("run")))
     return pretrain(config, folder, resume, plain_console(), given_options.get())
 

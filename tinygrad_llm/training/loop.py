@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinygrad_llm import random
+from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.models import GPT
 from tinygrad_llm.nn import Module
 from tinygrad_llm.optim import Optimizer, clip_by_global_norm, global_norm
@@ -92,6 +93,7 @@ def train(
 
     Leaves checkpoints and metrics in the folder `run`, and the plot and the samples made from the metrics.
     """
+    keep_freed_memory()
     metrics = Metrics(run / "metrics.jsonl", start)
     step = start
     try:
