@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tinygrad_llm import ops
 from tinygrad_llm.backend import use_backend
-from tinygrad_llm.checking import gradcheck
 from tinygrad_llm.operation import checkpoint, op
 from tinygrad_llm.tape import detect_anomaly, enable_grad, keep_graph, no_grad
 from tinygrad_llm.tensor import Tensor, registry
 
 if TYPE_CHECKING:
     from tinygrad_llm import study
+    from tinygrad_llm.checking import gradcheck
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,7 +33,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`study` is loaded when it is first used: it needs more than NumPy."""
+    """`study` and `gradcheck` are loaded when they are first used: the one needs more than NumPy, both take time."""
     if name == "study":
         return importlib.import_module("tinygrad_llm.study")
+    if name == "gradcheck":
+        return importlib.import_module("tinygrad_llm.checking").gradcheck
     raise AttributeError(f"module 'tinygrad_llm' has no attribute {name!r}")

@@ -6,7 +6,6 @@ process and on any platform. So a resumed run, a second worker or a recomputed l
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +35,8 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
     Philox is counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): its 128-bit key alone
     selects one of 2^128 independent sequences. The key is BLAKE2b(seed, names). Raises TypeError for other names.
     """
+    import hashlib  # it loads OpenSSL, which a program that draws nothing need not wait for
+
     digest = hashlib.blake2b(b"".join(map(_encode, (operator.index(seed), *names))), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
