@@ -35,9 +35,8 @@ def backward(low, high, x, dy, dx):
 
 def run(kernel, *inputs):
     out = np.empty_like(inputs[0], order="C")
-    threads.run(
-        kernel, out.size, *(np.ravel(a) for a in inputs), out.reshape(-1), least=1 << 18
-    )  # elements worth a thread
+    arrays = [np.ravel(a) for a in (*inputs, out)]  # out is contiguous, so its ravel is a view
+    threads.run(kernel, out.size, *arrays, least=1 << 18)  # fewer elements are not worth a thread
     return out
 
 
