@@ -156,6 +156,7 @@ SAVED = {"cross_entropy": {"logits"}, "layer_norm": {"x", "gain"}, "rms_norm": {
     "div": {"y"},
     "einsum": {"xs"},
     "embedding": {"ids"},
+    "geglu": {"gate", "up"},
     "gelu": {"x"},
     "getitem": {"index"},
     "linear": {"x", "weight"},
@@ -163,6 +164,7 @@ SAVED = {"cross_entropy": {"logits"}, "layer_norm": {"x", "gain"}, "rms_norm": {
     "max": {"x"},
     "mul": {"x", "y"},
     "power": {"x", "y"},
+    "swiglu": {"gate", "up"},
     "where": {"condition"},
 }
 """The inputs that a vjp may keep alive until backward; none for the operations that are not named."""

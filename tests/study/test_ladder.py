@@ -20,7 +20,7 @@ from tinygrad_llm.study.rungs.primitives import compositions
 from tinygrad_llm.study.rungs.workloads import arrays_read, draw_workload, largest_array, product_operations
 
 OURS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
-SMALL = {"attention": (1, 2, 5, 3), "getitem": (9, 4), "einsum": (3, 4), "matmul": (3, 4)}
+SMALL = {"attention": (1, 2, 5, 3), "rotary": (1, 2, 3, 4), "getitem": (9, 4), "einsum": (3, 4), "matmul": (3, 4)}
 EPS = float(np.finfo(np.float32).eps)
 
 

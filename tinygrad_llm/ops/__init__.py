@@ -3,6 +3,7 @@
 from tinygrad_llm.ops.activations import gelu, relu, sigmoid, silu, softplus, tanh
 from tinygrad_llm.ops.arithmetic import add, div, mul, neg, power, sub
 from tinygrad_llm.ops.exponential import exp, log, sqrt
+from tinygrad_llm.ops.gated import geglu, swiglu
 from tinygrad_llm.ops.indexing import embedding, getitem
 from tinygrad_llm.ops.losses import cross_entropy
 from tinygrad_llm.ops.norms import layer_norm, rms_norm
@@ -10,6 +11,7 @@ from tinygrad_llm.ops.piecewise import abs, clip, where
 from tinygrad_llm.ops.products import einsum, linear, matmul
 from tinygrad_llm.ops.reductions import max, mean, sum
 from tinygrad_llm.ops.regularization import dropout
+from tinygrad_llm.ops.rotations import rotary
 from tinygrad_llm.ops.scaled_attention import attention
 from tinygrad_llm.ops.shapes import concatenate, pad, reshape, split, stack, transpose
 from tinygrad_llm.ops.softmaxes import log_softmax, logsumexp, softmax
@@ -26,6 +28,7 @@ __all__ = [
     "einsum",
     "embedding",
     "exp",
+    "geglu",
     "gelu",
     "getitem",
     "layer_norm",
@@ -43,6 +46,7 @@ __all__ = [
     "relu",
     "reshape",
     "rms_norm",
+    "rotary",
     "sigmoid",
     "silu",
     "softmax",
@@ -52,6 +56,7 @@ __all__ = [
     "stack",
     "sub",
     "sum",
+    "swiglu",
     "tanh",
     "transpose",
     "where",

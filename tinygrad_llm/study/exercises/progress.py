@@ -19,7 +19,8 @@ PATH: dict[str, tuple[str, ...]] = {
     "Products": ("matmul", "linear", "einsum"),
     "Softmaxes and their loss": ("logsumexp", "softmax", "log_softmax", "cross_entropy"),
     "Normalisation": ("rms_norm", "layer_norm"),
-    "Attention": ("attention",),
+    "Gated units": ("swiglu", "geglu"),
+    "Attention": ("rotary", "attention"),
 }
 """The operations in the order in which their gradients are best studied: each needs only what came before."""
 

@@ -19,7 +19,7 @@ ENTRYWISE = frozenset(
     (
         *("add", "sub", "mul", "div", "neg", "power", "abs", "clip", "where", "exp", "log", "sqrt"),
         *("tanh", "sigmoid", "relu", "gelu", "silu", "softplus", "dropout"),
-        *("layer_norm", "rms_norm", "softmax", "log_softmax"),
+        *("layer_norm", "rms_norm", "softmax", "log_softmax", "rotary", "swiglu", "geglu"),
     )
 )
 """Operations that keep the axes of the input that has the shape of their output."""

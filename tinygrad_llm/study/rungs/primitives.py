@@ -21,6 +21,7 @@ from tinygrad_llm import ops, random
 from tinygrad_llm.ops.activations import GELU_CUBIC, SQRT_2_OVER_PI
 from tinygrad_llm.ops.losses import checked_targets
 from tinygrad_llm.ops.reductions import group_size
+from tinygrad_llm.ops.rotations import cos_and_sin
 from tinygrad_llm.ops.scaled_attention import future
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
@@ -112,6 +113,20 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:
     return gain * (x / ops.sqrt(ops.mean(x * x, axis=-1, keepdims=True) + eps))
 
 
+def rotary(x: Tensor, positions: Any, base: float = 10000.0, frequencies: Any = None) -> Tensor:
+    cos, sin = cos_and_sin(x.data, positions, base, frequencies)
+    first, second = ops.split(x, 2, axis=-1)
+    return ops.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return silu(gate) * up
+
+
+def geglu(gate: Tensor, up: Tensor) -> Any:
+    return gelu(gate) * up
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     y = ops.matmul(x, weight)
     return y if bias is None else y + bias
@@ -172,6 +187,7 @@ compositions: dict[str, Callable[..., Any]] = {
     "cross_entropy": cross_entropy,
     "dropout": dropout,
     "embedding": embedding,
+    "geglu": geglu,
     "gelu": gelu,
     "layer_norm": layer_norm,
     "linear": linear,
@@ -180,10 +196,12 @@ compositions: dict[str, Callable[..., Any]] = {
     "mean": mean,
     "relu": relu,
     "rms_norm": rms_norm,
+    "rotary": rotary,
     "sigmoid": sigmoid,
     "silu": silu,
     "softmax": softmax,
     "softplus": softplus,
+    "swiglu": swiglu,
     "tanh": tanh,
 }
 """Name of an operation to the function that composes it. A function may decline options with NotImplemented."""

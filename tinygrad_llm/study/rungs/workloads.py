@@ -35,6 +35,7 @@ SHAPES: dict[str, Shape] = {
     "linear": (512, 768),
     "matmul": (512, 512),
     "rms_norm": (2048, 768),
+    "rotary": (4, 8, 256, 64),
 }
 """Shape of the first input, where it is not the usual one."""
 
