@@ -1,6 +1,11 @@
 """hypothesis profiles: `dev` by default, `ci`, and `deep`; choose with ``pytest --hypothesis-profile=deep``."""
 
+import os
+
 from hypothesis import HealthCheck, Phase, settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers of `pytest -n` must not fight over the cores
+    os.environ.setdefault("TINYGRAD_LLM_THREADS", "1")
 
 # the only fixture under @given selects a backend, and nothing in it may differ from example to example
 shared = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
