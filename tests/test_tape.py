@@ -283,3 +283,29 @@ def test_a_writeable_view_of_an_array_made_read_only_is_left_as_it_was():
     np.testing.assert_array_equal(x.grad, [2, 2])
     assert view.flags.writeable
     assert not owner.flags.writeable
+
+
+def test_a_cotangent_is_gone_when_the_next_vjp_runs():
+    alive = []
+
+    @Operation
+    def second(x):
+        def vjp(dy):
+            cotangents.append(weakref.ref(dy))
+            return dy * 2
+
+        return x * 2, vjp
+
+    @Operation
+    def first(x):
+        def vjp(dy):
+            alive.append(cotangents[0]() is not None)
+            return dy * 2
+
+        return x * 2, vjp
+
+    cotangents: list = []
+    size = SMALL // 8 + 1  # small operations keep their cotangents for study
+    x = tg.Tensor(np.ones(size), requires_grad=True)
+    second(first(x)).sum().backward()
+    assert alive == [False]

@@ -351,10 +351,7 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0
         before = sums[index]
         sums[index] = gradient if before is None else before + gradient
 
-    for output, cotangent in zip(outputs, cotangents, strict=True):
-        send(output if output.node is None else output.node, output.output_index, cotangent, [cotangent])
-    while queue:
-        node, arrived = pending.pop(-heapq.heappop(queue))
+    def visit(node: Node, arrived: list[Array | None]) -> None:
         for index, tensor in node.retained.items():
             if (cotangent_here := arrived[index]) is not None:
                 _accumulate(tensor, cotangent_here, [cotangent_here])
@@ -367,7 +364,14 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0
         for number, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
             others = gradients[:number] + gradients[number + 1 :]
             send(edge.target, edge.target_output, gradient, foreign + others)
+
+    for output, cotangent in zip(outputs, cotangents, strict=True):
+        send(output if output.node is None else output.node, output.output_index, cotangent, [cotangent])
+    while queue:
+        node, arrived = pending.pop(-heapq.heappop(queue))
+        visit(node, arrived)
         remembered = remembered and node.memory is not None
+        del arrived  # the next vjp needs the memory more than a cotangent that has done its work
     for leaf in leaves:
         leaf.origin = tuple(t.node for t in outputs if t.node is not None) if remembered else ()
 
