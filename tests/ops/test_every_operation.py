@@ -150,8 +150,14 @@ def test_writes_to_nothing_it_was_given(name, number, backend, seed):
         np.testing.assert_array_equal(now, old)
 
 
-SAVED = {"cross_entropy": {"logits"}, "layer_norm": {"x", "gain"}, "rms_norm": {"gain"}, "log": {"x"}, "abs": {"x"}} | {
-    "attention": {"k", "v"},
+SAVED = {
+    "cross_entropy": {"logits"},
+    "layer_norm": {"x", "gain"},
+    "rms_norm": {"x", "gain"},
+    "log": {"x"},
+    "abs": {"x"},
+} | {
+    "attention": {"q", "k", "v"},
     "clip": {"x"},
     "div": {"y"},
     "einsum": {"xs"},

@@ -25,12 +25,7 @@ def hide(scores, mask, causal):
         np.copyto(scores, -np.inf, where=future(*scores.shape[-2:]))
     if mask is None:
         return
-    mask = np.asarray(mask)
-    if mask.dtype.kind not in "bf":
-        raise TypeError(f"attention: a mask is boolean (True: may attend) or floating (to be added), not {mask.dtype}")
-    wanted = scores.shape
-    if mask.ndim > 4 or any(n not in (1, m) for n, m in zip(mask.shape[::-1], wanted[::-1], strict=False)):
-        raise ValueError(f"attention: a mask of shape {mask.shape} does not broadcast to {named_shape(wanted, 'BHTS')}")
+    mask = check_mask(mask, scores.shape)
     if mask.dtype == bool:
         np.copyto(scores, -np.inf, where=~mask)
     else:
@@ -117,6 +112,16 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
         return dq, dk, dv
 
     return y.reshape(batch, heads, queries, v.shape[-1]), vjp
+
+
+def check_mask(mask, wanted):
+    """The mask as an array; TypeError or ValueError unless it can be a mask of scores of shape `wanted`."""
+    mask = np.asarray(mask)
+    if mask.dtype.kind not in "bf":
+        raise TypeError(f"attention: a mask is boolean (True: may attend) or floating (to be added), not {mask.dtype}")
+    if mask.ndim > 4 or any(n not in (1, m) for n, m in zip(mask.shape[::-1], wanted[::-1], strict=False)):
+        raise ValueError(f"attention: a mask of shape {mask.shape} does not broadcast to {named_shape(wanted, 'BHTS')}")
+    return mask
 
 
 def check_shapes(q, k, v):

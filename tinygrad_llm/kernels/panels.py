@@ -1,0 +1,102 @@
+"""Parts of blocked kernels: copies of matrices in the layout that a product reads, and exponentials of rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from tinygrad_llm.kernels.compiled import compiled
+from tinygrad_llm.kernels.elementary import exp32
+from tinygrad_llm.kernels.vector import ROWS, block_columns, largest, multiply_block, row_of, transpose_block
+
+
+@compiled(inline=True)
+def rounded(length, step):
+    """`length` rounded up to a multiple of `step`."""
+    return (length + step - 1) // step * step
+
+
+@compiled
+def multiply(a, low, high, b, first, last, columns, c, m, n, add):
+    """``a[low:high, first:last] @ b[first:last, :columns]`` into c or added to it, its rows from m, columns from n.
+
+    In whole blocks (see `multiply_block`): the arrays are large enough for them.
+    """
+    for i in range(low, high, ROWS):
+        for j in range(0, columns, block_columns(a)):
+            multiply_block(a, i, b, j, first, last, c, m + i, n + j, add)
+
+
+@compiled
+def copy_rows(x, y, factor):
+    """``y[:n, :c] = factor x`` for x (n, c), and 0 in what else there is of y, which a block may read."""
+    rows, columns = x.shape
+    for i in range(len(y)):
+        yi = y[i]
+        if i < rows:
+            xi = row_of(x, i)
+            for c in range(columns):
+                yi[c] = xi[c] * factor
+            yi[columns:] = 0
+        else:
+            yi[:] = 0
+
+
+@compiled
+def copy_transposed(x, panels):
+    """The rows of x (n, c) as columns: panel p has ``x[p W : (p + 1) W].T``, c rows of W numbers; 0 for no row."""
+    rows, columns = x.shape
+    width = block_columns(x)
+    lanes = width // 2
+    for start in range(0, rounded(rows, width), width):
+        panel = panels[start // width * columns :]
+        for j in range(0, width, lanes):
+            i = start + j
+            whole = columns // lanes * lanes if i + lanes <= rows else 0
+            for c in range(0, whole, lanes):
+                transpose_block(x, i, c, panel, c, j)
+            for c in range(whole, columns):
+                row = panel[c, j : j + lanes]
+                for r in range(lanes):
+                    row[r] = x[i + r, c] if i + r < rows else 0
+
+
+@compiled
+def copy_back(x, y, factor):
+    """``y = factor x``, of x only so many rows and columns as y has."""
+    for i in range(len(y)):
+        copy_scaled(x[i], row_of(y, i), factor)
+
+
+@compiled(inline=True)
+def copy_scaled(x, y, factor):
+    for c in range(len(y)):
+        y[c] = x[c] * factor
+
+
+def exponential(x):
+    """exp of a float32 or a float64."""
+    return math.exp(x)
+
+
+@overload(exponential, jit_options={"forceinline": True, "error_model": "numpy", "nogil": True})
+def _exponential(x):
+    if x == types.float32:
+        return lambda x: exp32(x)
+    return lambda x: math.exp(x)
+
+
+@compiled
+def exponentials(row):
+    """Make each score of a row ``exp(score - top)``; the maximum top, and the sum. Of nothing but -inf: 0 and 0."""
+    top = largest(row)
+    top = top if top > -np.inf else row.dtype.type(0)
+    total = row.dtype.type(0)
+    for s in range(len(row)):
+        e = exponential(row[s] - top)
+        row[s] = e
+        total += e
+    return top, total
