@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 
+from tinygrad_llm.backend import twinned
 from tinygrad_llm.operation import Operation, named_shape, op, register
 from tinygrad_llm.ops.samples import normal
 
@@ -30,6 +31,12 @@ def sum_rows(a):
     """
     a = rows(a)
     return np.ones(len(a), a.dtype) @ a
+
+
+@twinned
+def product(x, y):
+    """``x @ y`` of two matrices; few rows times a large matrix has a kernel of its own."""
+    return x @ y
 
 
 @op
@@ -54,21 +61,15 @@ def linear(x, weight, bias=None):
         raise ValueError(
             f"linear: the weight {named_shape(weight.shape, 'CF')} needs a bias (F={features},), not {bias.shape}"
         )
-    y = rows(x) @ weight
+    y = product(rows(x), weight)
     if bias is not None:
         y += bias
 
     def vjp(dy):
         def dx():
-            return (rows(dy) @ weight.T).reshape(x.shape)
+            return product(rows(dy), weight.T).reshape(x.shape)
 
-        def dweight():
-            return rows(x).T @ rows(dy)
-
-        def dbias():
-            return sum_rows(dy)
-
-        return dx, dweight, dbias
+        return dx, lambda: rows(x).T @ rows(dy), lambda: sum_rows(dy)
 
     return y.reshape(*x.shape[:-1], features), vjp
 
@@ -137,7 +138,7 @@ def matmul(x, y):
     xm = x if x.ndim > 1 else x[None, :]
     ym = y if y.ndim > 1 else y[:, None]
     single = ym.ndim == 2
-    zm = (rows(xm) @ ym).reshape(*xm.shape[:-1], ym.shape[1]) if single else xm @ ym
+    zm = product(rows(xm), ym).reshape(*xm.shape[:-1], ym.shape[1]) if single else xm @ ym
     z = zm if x.ndim > 1 else zm[..., 0, :]
     shape = zm.shape
 
@@ -145,7 +146,7 @@ def matmul(x, y):
         dz = dy.reshape(shape)
 
         def gx():
-            return (rows(dz) @ ym.T).reshape(xm.shape) if single else dz @ ym.swapaxes(-1, -2)
+            return product(rows(dz), ym.T).reshape(xm.shape) if single else dz @ ym.swapaxes(-1, -2)
 
         def gy():
             return (rows(xm).T @ rows(dz)).reshape(y.shape) if single else xm.swapaxes(-1, -2) @ dz
@@ -160,8 +161,7 @@ def check_matmul(x, y):
     shapes = f"matmul: {named_shape(x.shape, 'BTC')} @ {named_shape(y.shape, 'BCF' if y.ndim > 2 else 'CF'[: y.ndim])}"
     if x.ndim == 0 or y.ndim == 0:
         raise ValueError(f"{shapes}: a number is not a matrix; multiply by it with *")
-    inner = y.shape[-2] if y.ndim > 1 else y.shape[0]
-    if x.shape[-1] != inner:
+    if x.shape[-1] != (inner := y.shape[max(0, y.ndim - 2)]):
         raise ValueError(f"{shapes}: inner sizes {x.shape[-1]} and {inner} differ")
     try:
         np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
@@ -267,11 +267,10 @@ def parse_subscripts(subscripts, shapes):
     for letter in output:
         if letter not in together or output.count(letter) > 1:
             raise ValueError(f"{where}: the output must name each of its axes once, and only axes of the operands")
+    axes = [pair for term, shape in zip(letters, shapes, strict=True) for pair in zip(term, shape, strict=True)]
     for letter in sorted(set(together)):
-        sizes = {
-            shape[i] for term, shape in zip(letters, shapes, strict=True) for i, c in enumerate(term) if c == letter
-        }
-        if len(sizes - {1}) > 1:
+        sizes = {size for name, size in axes if name == letter} - {1}
+        if len(sizes) > 1:
             raise ValueError(f"{where}: {letter} has the sizes {' and '.join(map(str, sorted(sizes)))}")
     return letters, output
 

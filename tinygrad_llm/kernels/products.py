@@ -1,0 +1,69 @@
+"""The compiled twin of `ops/products.py`: few rows times a large matrix, which is as fast as the matrix can be read.
+
+Generating one sequence is made of such products. BLAS is built for many rows, which use each number of the matrix many
+times; here each is used once or a few times, in the order in which it lies in memory. Everything else is left to BLAS.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_llm import threads
+from tinygrad_llm.kernels.compiled import compiled
+from tinygrad_llm.kernels.layout import same_float
+from tinygrad_llm.ops.products import product
+
+FEW = 4
+"""Rows up to which these loops read the matrix faster than BLAS."""
+
+LARGE = 1 << 14
+"""Elements of the matrix from which on they do."""
+
+STRIP = 64
+"""Columns that one thread works on at least: whole cache lines."""
+
+PIECE = 1 << 20
+"""Elements of the matrix below which a second thread costs more than it saves: one reads nearly as fast as two."""
+
+
+@compiled
+def times_matrix(low, high, x, w, y):
+    """``y = x w`` for the strips `low` to `high` of the columns of w (K, N): row after row of w is added to y."""
+    first, last = low * STRIP, min(high * STRIP, w.shape[1])
+    y[:, first:last] = 0
+    for k in range(w.shape[0]):
+        wk = w[k, first:last]
+        for m in range(x.shape[0]):
+            ym, factor = y[m, first:last], x[m, k]
+            for n in range(last - first):
+                ym[n] += factor * wk[n]
+
+
+@compiled
+def times_transposed(low, high, x, w, y):
+    """``y = x w^T`` for the rows `low` to `high` of w (N, K): each is multiplied by the rows of x."""
+    for n in range(low, high):
+        wn = w[n]
+        for m in range(x.shape[0]):
+            xm = x[m]
+            total = x.dtype.type(0)
+            for k in range(w.shape[1]):
+                total += xm[k] * wn[k]
+            y[m, n] = total
+
+
+@product.kernel
+def _(x, y):
+    if len(x) > FEW or y.size < LARGE or x.shape[1] != y.shape[0] or not same_float(x, y):
+        return NotImplemented
+    result = np.empty((len(x), y.shape[1]), x.dtype)
+    x = np.ascontiguousarray(x)
+    inner, columns = y.shape
+    if y.flags.c_contiguous:
+        least = max(1, PIECE // max(inner * STRIP, 1))
+        threads.run(times_matrix, -(-columns // STRIP), x, y, result, least=least)
+    elif y.flags.f_contiguous:
+        threads.run(times_transposed, columns, x, y.T, result, least=max(1, PIECE // max(inner, 1)))
+    else:
+        return NotImplemented
+    return result
