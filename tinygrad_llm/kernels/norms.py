@@ -1,4 +1,8 @@
-"""Compiled twins of `ops/norms.py`: each row is read from memory once forward, and its gradient is one pass."""
+"""Compiled twins of `ops/norms.py`: each row is read from memory once forward, and all gradients come from one pass.
+
+The functions also serve the twins of `ops/residual_norms.py`: where `fused` is true, the addition before the norm, and
+the cotangent of its sum behind it, are part of the same pass.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import numpy as np
 
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
-from tinygrad_llm.kernels.layout import least_rows, matrix, same_float
-from tinygrad_llm.ops.norms import check_channels, layer_norm
+from tinygrad_llm.kernels.layout import PIECE, least_rows, matrix, same_float
+from tinygrad_llm.ops.norms import check_channels, layer_norm, rms_norm
 
 BLOCK = 64
 """Rows whose contributions to a parameter's gradient are added up before the blocks are: so the result does not depend
@@ -15,61 +19,73 @@ on the number of threads."""
 
 
 @compiled
-def layer_norm_forward(low, high, x, gain, bias, eps, y, mean, rstd):
+def layer_norm_forward(low, high, x, residual, fused, s, gain, bias, eps, y, mean, rstd, offset):
+    """Normalise the rows of x into y; or, if `fused`, of ``s = x + residual``. ``xhat = (s - mean) rstd - offset``."""
     channels = x.shape[1]
+    zero, n = x.dtype.type(0), x.dtype.type(channels)
     for i in range(low, high):
         xi, yi = x[i], y[i]
-        total = x.dtype.type(0)
+        total = zero
+        if fused:
+            ri, si = residual[i], s[i]
+            for c in range(channels):
+                v = xi[c] + ri[c]
+                si[c] = v
+                yi[c] = v
+                total += v
+        else:
+            for c in range(channels):
+                yi[c] = xi[c]
+                total += xi[c]
+        mu = total / n
+        # the mean is rounded: what it leaves in the centred values is taken out by a second mean
+        rest, square = zero, zero
         for c in range(channels):
-            total += xi[c]
-        mu = total / channels
-        # the mean of float32 values is rounded: what it leaves in the centred values is taken out by a second mean
-        rest = x.dtype.type(0)
-        square = x.dtype.type(0)
-        for c in range(channels):
-            d = xi[c] - mu
+            d = yi[c] - mu
+            yi[c] = d
             rest += d
             square += d * d
-        rest /= channels
-        mu += rest
-        r = 1 / np.sqrt(square / channels - rest * rest + eps)
+        rest /= n
+        variance = square / n - rest * rest
+        if variance < rest * rest:  # that has cancelled: the row is nearly constant
+            square = zero
+            for c in range(channels):
+                square += (yi[c] - rest) * (yi[c] - rest)
+            variance = square / n
+        r = x.dtype.type(1) / np.sqrt(variance + eps)
         for c in range(channels):
-            yi[c] = (xi[c] - mu) * r * gain[c] + bias[c]
-        mean[i], rstd[i] = mu, r
+            yi[c] = (yi[c] - rest) * r * gain[c] + bias[c]
+        mean[i], rstd[i], offset[i] = mu, r, rest * r
 
 
 @compiled
-def layer_norm_backward(low, high, x, gain, mean, rstd, dy, dx):
-    channels = x.shape[1]
-    for i in range(low, high):
-        xi, dyi, dxi = x[i], dy[i], dx[i]
-        mu, r = mean[i], rstd[i]
-        g_sum = x.dtype.type(0)
-        along = x.dtype.type(0)
-        for c in range(channels):
-            g = dyi[c] * gain[c]
-            g_sum += g
-            along += g * (xi[c] - mu)
-        g_mean = g_sum / channels
-        along = along * r * r / channels
-        for c in range(channels):
-            dxi[c] = (dyi[c] * gain[c] - g_mean - (xi[c] - mu) * along) * r
-
-
-@compiled
-def layer_norm_parameters(low, high, x, mean, rstd, dy, dgain, dbias):
-    """Blocks of rows, each into a row of its own of dgain and dbias."""
-    rows, channels = x.shape
+def layer_norm_backward(low, high, s, gain, mean, rstd, offset, dy, ds, fused, dx, dgain, dbias):
+    """Blocks of rows: dx (plus ds, if `fused`), and a row of dgain and dbias for each block."""
+    rows, channels = s.shape
+    zero, n = s.dtype.type(0), s.dtype.type(channels)
     for block in range(low, high):
         dgain_block, dbias_block = dgain[block], dbias[block]
         dgain_block[:] = 0
         dbias_block[:] = 0
         for i in range(block * BLOCK, min((block + 1) * BLOCK, rows)):
-            xi, dyi = x[i], dy[i]
-            mu, r = mean[i], rstd[i]
+            si, dyi, dxi = s[i], dy[i], dx[i]
+            mu, r, shift = mean[i], rstd[i], offset[i]
+            g_mean, along = zero, zero
             for c in range(channels):
-                dgain_block[c] += dyi[c] * (xi[c] - mu) * r
+                product = dyi[c] * ((si[c] - mu) * r - shift)
+                dgain_block[c] += product
                 dbias_block[c] += dyi[c]
+                along += product * gain[c]
+                g_mean += dyi[c] * gain[c]
+            g_mean /= n
+            along /= n
+            if fused:
+                dsi = ds[i]
+                for c in range(channels):
+                    dxi[c] = (dyi[c] * gain[c] - g_mean - ((si[c] - mu) * r - shift) * along) * r + dsi[c]
+            else:
+                for c in range(channels):
+                    dxi[c] = (dyi[c] * gain[c] - g_mean - ((si[c] - mu) * r - shift) * along) * r
 
 
 @layer_norm.kernel
@@ -77,23 +93,113 @@ def _(x, gain, bias, eps=1e-5):
     if not same_float(x, gain, bias):
         return NotImplemented
     check_channels("layer_norm", x, gain=gain, bias=bias)
-    xs, eps = matrix(x), x.dtype.type(eps)
-    y = np.empty(x.shape, x.dtype)
-    mean, rstd = np.empty(len(xs), x.dtype), np.empty(len(xs), x.dtype)
+    xs = matrix(x)
     gain, bias = np.ascontiguousarray(gain), np.ascontiguousarray(bias)
-    threads.run(layer_norm_forward, len(xs), xs, gain, bias, eps, matrix(y), mean, rstd, least=least_rows(x))
+    y = np.empty(x.shape, x.dtype)
+    mean, rstd, offset = np.empty((3, len(xs)), x.dtype)
+    ys = matrix(y)
+    arrays = xs, xs, False, ys, gain, bias, x.dtype.type(eps), ys, mean, rstd, offset
+    threads.run(layer_norm_forward, len(xs), *arrays, least=least_rows(xs))
 
     def vjp(dy):
-        dys = matrix(dy)
-
-        def dx():
-            dx = np.empty(x.shape, x.dtype)
-            threads.run(layer_norm_backward, len(xs), xs, gain, mean, rstd, dys, matrix(dx), least=least_rows(dx))
-            return dx
-
-        blocks = -(-len(xs) // BLOCK)
-        dgain, dbias = np.empty((2, blocks, xs.shape[1]), x.dtype)
-        threads.run(layer_norm_parameters, blocks, xs, mean, rstd, dys, dgain, dbias)
-        return dx, dgain.sum(0), dbias.sum(0)
+        dx, dgain, dbias = layer_norm_gradients(xs, gain, (mean, rstd, offset), matrix(dy))
+        return dx.reshape(dy.shape), lambda: dgain.sum(0), lambda: dbias.sum(0)
 
     return y, vjp
+
+
+def layer_norm_gradients(s, gain, statistics, dy, ds=None):
+    """dx, plus ds if there is one, and the contributions of each block of rows to dgain and dbias."""
+    blocks = -(-len(s) // BLOCK)
+    dx = np.empty_like(s)
+    dgain, dbias = np.empty((2, blocks, s.shape[1]), s.dtype)
+    arrays = s, gain, *statistics, dy, dy if ds is None else ds, ds is not None, dx, dgain, dbias
+    threads.run(layer_norm_backward, blocks, *arrays, least=least_blocks(s))
+    return dx, dgain, dbias
+
+
+def least_blocks(s):
+    """The fewest blocks of rows that are worth a thread."""
+    return max(1, PIECE // max(1, BLOCK * s.shape[1]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@compiled
+def rms_norm_forward(low, high, x, residual, fused, s, gain, eps, y, scale):
+    """Normalise the rows of x into y; or, if `fused`, of ``s = x + residual``. ``xhat = s scale``."""
+    channels = x.shape[1]
+    for i in range(low, high):
+        xi, yi = x[i], y[i]
+        square = x.dtype.type(0)
+        if fused:
+            ri, si = residual[i], s[i]
+            for c in range(channels):
+                v = xi[c] + ri[c]
+                si[c] = v
+                yi[c] = v
+                square += v * v
+        else:
+            for c in range(channels):
+                yi[c] = xi[c]
+                square += xi[c] * xi[c]
+        r = x.dtype.type(1) / np.sqrt(square / x.dtype.type(channels) + eps)
+        for c in range(channels):
+            yi[c] = yi[c] * r * gain[c]
+        scale[i] = r
+
+
+@compiled
+def rms_norm_backward(low, high, s, gain, scale, dy, ds, fused, dx, dgain):
+    """Blocks of rows: dx (plus ds, if `fused`), and a row of dgain for each block."""
+    rows, channels = s.shape
+    for block in range(low, high):
+        dgain_block = dgain[block]
+        dgain_block[:] = 0
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, rows)):
+            si, dyi, dxi = s[i], dy[i], dx[i]
+            r = scale[i]
+            along = s.dtype.type(0)
+            for c in range(channels):
+                product = dyi[c] * (si[c] * r)
+                dgain_block[c] += product
+                along += product * gain[c]
+            along /= s.dtype.type(channels)
+            if fused:
+                dsi = ds[i]
+                for c in range(channels):
+                    dxi[c] = (dyi[c] * gain[c] - si[c] * r * along) * r + dsi[c]
+            else:
+                for c in range(channels):
+                    dxi[c] = (dyi[c] * gain[c] - si[c] * r * along) * r
+
+
+@rms_norm.kernel
+def _(x, gain, eps=1e-5):
+    if not same_float(x, gain):
+        return NotImplemented
+    check_channels("rms_norm", x, gain=gain)
+    xs = matrix(x)
+    gain = np.ascontiguousarray(gain)
+    y = np.empty(x.shape, x.dtype)
+    scale = np.empty(len(xs), x.dtype)
+    ys = matrix(y)
+    arrays = xs, xs, False, ys, gain, x.dtype.type(eps), ys, scale
+    threads.run(rms_norm_forward, len(xs), *arrays, least=least_rows(xs))
+
+    def vjp(dy):
+        dx, dgain = rms_norm_gradients(xs, gain, scale, matrix(dy))
+        return dx.reshape(dy.shape), lambda: dgain.sum(0)
+
+    return y, vjp
+
+
+def rms_norm_gradients(s, gain, scale, dy, ds=None):
+    """dx, plus ds if there is one, and the contributions of each block of rows to dgain."""
+    blocks = -(-len(s) // BLOCK)
+    dx = np.empty_like(s)
+    dgain = np.empty((blocks, s.shape[1]), s.dtype)
+    arrays = s, gain, scale, dy, dy if ds is None else ds, ds is not None, dx, dgain
+    threads.run(rms_norm_backward, blocks, *arrays, least=least_blocks(s))
+    return dx, dgain
