@@ -9,15 +9,18 @@ number of a. Both functions are written for vectors of any length; LLVM translat
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from tinygrad_llm.kernels.compiled import compiled
+
+intrinsic: Any = extending.intrinsic  # what it makes is called without the context of typing
 
 
 def registers() -> tuple[int, int]:
