@@ -170,6 +170,7 @@ SAVED = {
     "max": {"x"},
     "mul": {"x", "y"},
     "power": {"x", "y"},
+    "silu": {"x"},
     "swiglu": {"gate", "up"},
     "where": {"condition"},
 }

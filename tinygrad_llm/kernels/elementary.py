@@ -10,13 +10,15 @@ polynomial is accurate. ln 2 is subtracted in two parts, the first of which has 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba.core import types
 from numba.extending import overload
 
 from tinygrad_llm.kernels.compiled import compiled
 
-INLINE = {"forceinline": True, "error_model": "numpy", "fastmath": {"contract"}}
+INLINE: Any = {"forceinline": True, "error_model": "numpy", "fastmath": {"contract"}}
 """What `compiled(inline=True)` asks for, for functions that are chosen by type."""
 
 
