@@ -29,10 +29,10 @@ def elementwise(function: Callable[..., Any], *arrays: Array) -> Array:
     return y
 
 
-# -- gelu ---------------------------------------------------------------------------------------------------------------
+# -- gelu --------------------------------------------------------------------------------------------------------------
 
 CUBIC, SLOPE = 2 * SQRT_2_OVER_PI * GELU_CUBIC, 2 * SQRT_2_OVER_PI
-"""Of 2 u. The tanh form is ``y = x s`` with ``s = (1 + tanh u) / 2 = sigmoid(2 u)``, and ``(1 - tanh u) / 2 = 1 - s``."""
+"""Of 2 u. The tanh form is ``y = x s``, ``s = (1 + tanh u) / 2 = sigmoid(2 u)``, and ``(1 - tanh u) / 2 = 1 - s``."""
 
 INVERSE_SQRT_2_PI = 1 / math.sqrt(2 * math.pi)
 
@@ -96,7 +96,7 @@ def _(x, approximate=True):
     return y, lambda dy: elementwise(gelu_tanh_backward if approximate else gelu_normal_backward, x, dy)
 
 
-# -- the others ---------------------------------------------------------------------------------------------------------
+# -- the others --------------------------------------------------------------------------------------------------------
 
 
 @compiled
