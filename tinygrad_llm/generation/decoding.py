@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -10,13 +11,34 @@ from tinygrad_llm import random
 from tinygrad_llm.generation.cache import KVCache
 from tinygrad_llm.generation.sampling import Sampling, choose
 from tinygrad_llm.generation.streaming import TextStream
-from tinygrad_llm.models import GPT
 from tinygrad_llm.tape import Array, no_grad
+from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
 
 
+class LanguageModel(Protocol):
+    """A decoder-only model: what generation asks of it."""
+
+    @property
+    def config(self) -> Any:
+        """Its sizes: vocab_size, and those that the cache needs."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of its keys and values."""
+
+    def eval(self) -> Any:
+        """Switch dropout off."""
+
+    def hidden(self, ids: Array, positions: Array | None, mask: Array | None, cache: KVCache | None) -> Tensor:
+        """The (B, T, C) vectors of ids (B, T), which follow what the cache holds."""
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (B, V) of vectors (B, C)."""
+
+
 def generate_tokens(
-    model: GPT,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int] | Array],
     sampling: Sampling | None = None,
     seed: int = 0,
@@ -48,7 +70,7 @@ def generate_tokens(
         with no_grad():
             if cache is None:
                 if use_cache:
-                    cache = KVCache(model.config, len(windows), model.token_embedding.weight.dtype)
+                    cache = KVCache(model.config, len(windows), model.dtype)
                 logits = _forward(model, windows, max(map(len, windows)), cache)
             else:
                 logits = _forward(model, windows, 1, cache)
@@ -64,26 +86,26 @@ def generate_tokens(
         yield np.array(chosen)
 
 
-def _forward(model: GPT, windows: list[list[int]], count: int, cache: KVCache | None) -> Array:
+def _forward(model: LanguageModel, windows: list[list[int]], count: int, cache: KVCache | None) -> Array:
     """Logits (B, V) after the windows, of which only the last `count` columns are computed anew.
 
     Shorter windows are padded on the left; a mask keeps their padding from being seen, and their positions start at 0
     with their first real token.
     """
     width = max(map(len, windows))
-    ids = np.array([[0] * (width - len(window)) + window for window in windows])
     padding = np.array([width - len(window) for window in windows])
     positions = mask = None
     if padding.any():
         columns = np.arange(width)
         positions = np.maximum(columns - padding[:, None], 0)[:, -count:]
         mask = (columns >= padding[:, None])[:, None, None, :]
-    x = model.hidden(ids[:, -count:], positions, mask, cache)
-    return x.data[:, -1] @ model.token_embedding.weight.data.T
+    ids = np.array([([0] * (count - len(window)) + window)[-count:] for window in windows])
+    x = model.hidden(ids, positions, mask, cache)
+    return model.head(Tensor(x.data[:, -1])).data
 
 
 def generate_text(
-    model: GPT,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     max_tokens: int,

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from tinygrad_llm import ops, random
+from tinygrad_llm import random
 from tinygrad_llm.nn import Block, Dropout, Embedding, LayerNorm, Module
 from tinygrad_llm.nn.transformer import LayerCache
 from tinygrad_llm.tape import Array
@@ -52,6 +52,16 @@ class GPTConfig:
             raise ValueError(f"GPTConfig: init_std={self.init_std} must be positive")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"GPTConfig: dropout={self.dropout} must be at least 0 and less than 1")
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads that have keys and values of their own: all."""
+        return self.heads
+
+    @property
+    def head_size(self) -> int:
+        """D, the channels of a head."""
+        return self.channels // self.heads
 
 
 class Cache(Protocol):
@@ -100,8 +110,11 @@ class GPT(Module):
         `positions` (B, T) default to 0, 1, 2 ..., counted on from what the cache holds; `mask` (B, 1, 1, S) is True
         where a key may be seen (False on padding).
         """
-        x = self.hidden(ids, positions, mask, cache)
-        return ops.matmul(x, self.token_embedding.weight.T)
+        return self.head(self.hidden(ids, positions, mask, cache))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of what `hidden` returns, or of some of its positions."""
+        return self.token_embedding.head(x)
 
     def hidden(
         self,
@@ -126,6 +139,11 @@ class GPT(Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, mask, None if cache is None else cache.layers[layer])
         return self.final_norm(x)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of what flows through the model."""
+        return self.token_embedding.dtype
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write ``model.safetensors``, sizes included, into the folder `path`."""

@@ -6,6 +6,8 @@ is the same.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -43,6 +45,15 @@ class Embedding(Module):
 
     def forward(self, ids: npt.ArrayLike) -> Tensor:
         return ops.embedding(self.weight, np.asarray(ids))
+
+    def head(self, x: Tensor) -> Tensor:
+        """``x W^T``: the table as the tied head of a model, (..., C) to logits (..., V)."""
+        return ops.matmul(x, self.weight.T)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """That of the vectors."""
+        return self.weight.dtype
 
 
 class LayerNorm(Module):

@@ -15,8 +15,15 @@ from tinygrad_llm.tensor import Tensor
 class LayerCache(Protocol):
     """The keys and values of earlier positions of one layer (see `tinygrad_llm.generation`)."""
 
-    def extend(self, keys: Array, values: Array) -> tuple[Array, Array]:
-        """Append (B, H, T, D) keys and values; return all so far."""
+    def attend(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        """Append k and v (B, Hkv, T, D), and let q (B, H, T, D) attend to all so far; (B, T, H D)."""
+
+
+def attend_cached(cache: LayerCache, q: Array, k: Array, v: Array, mask: Array | None) -> Tensor:
+    """`LayerCache.attend`, which no gradient passes."""
+    if grad_enabled():
+        raise RuntimeError("attention: the KV cache passes no gradients; use it under no_grad()")
+    return Tensor(cache.attend(q, k, v, mask))
 
 
 class CausalSelfAttention(Module):
@@ -38,12 +45,11 @@ class CausalSelfAttention(Module):
 
     def forward(self, x: Tensor, mask: Array | None = None, cache: LayerCache | None = None) -> Tensor:
         batch, time, channels = x.shape
-        q, k, v = (self._to_heads(part) for part in ops.split(self.qkv(x), 3, axis=-1))
+        qkv = self.qkv(x)
         if cache is not None:
-            if grad_enabled():
-                raise RuntimeError("attention: the KV cache passes no gradients; use it under no_grad()")
-            keys, values = cache.extend(k.data, v.data)
-            k, v = Tensor(keys), Tensor(values)
+            parts = qkv.data.reshape(batch, time, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
+            return self.dropout(self.out(attend_cached(cache, *parts, mask)))
+        q, k, v = (self._to_heads(part) for part in ops.split(qkv, 3, axis=-1))
         y = ops.attention(q, k, v, mask=mask, causal=True)
         return self.dropout(self.out(y.transpose(0, 2, 1, 3).reshape(batch, time, channels)))
 
