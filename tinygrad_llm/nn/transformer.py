@@ -47,8 +47,8 @@ class CausalSelfAttention(Module):
         batch, time, channels = x.shape
         qkv = self.qkv(x)
         if cache is not None:
-            parts = qkv.data.reshape(batch, time, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
-            return self.dropout(self.out(attend_cached(cache, *parts, mask)))
+            new_q, new_k, new_v = qkv.data.reshape(batch, time, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
+            return self.dropout(self.out(attend_cached(cache, new_q, new_k, new_v, mask)))
         q, k, v = (self._to_heads(part) for part in ops.split(qkv, 3, axis=-1))
         y = ops.attention(q, k, v, mask=mask, causal=True)
         return self.dropout(self.out(y.transpose(0, 2, 1, 3).reshape(batch, time, channels)))
