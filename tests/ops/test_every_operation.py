@@ -158,6 +158,7 @@ SAVED = {
     "abs": {"x"},
 } | {
     "attention": {"q", "k", "v"},
+    "bias_gelu": {"x", "bias"},
     "clip": {"x"},
     "div": {"y"},
     "einsum": {"xs"},

@@ -2,6 +2,7 @@
 
 from tinygrad_llm.ops.activations import gelu, relu, sigmoid, silu, softplus, tanh
 from tinygrad_llm.ops.arithmetic import add, div, mul, neg, power, sub
+from tinygrad_llm.ops.biased_activations import bias_gelu
 from tinygrad_llm.ops.exponential import exp, log, sqrt
 from tinygrad_llm.ops.gated import geglu, swiglu
 from tinygrad_llm.ops.indexing import embedding, getitem
@@ -11,6 +12,7 @@ from tinygrad_llm.ops.piecewise import abs, clip, where
 from tinygrad_llm.ops.products import einsum, linear, matmul
 from tinygrad_llm.ops.reductions import max, mean, sum
 from tinygrad_llm.ops.regularization import dropout
+from tinygrad_llm.ops.residual_norms import add_layer_norm, add_rms_norm
 from tinygrad_llm.ops.rotations import rotary
 from tinygrad_llm.ops.scaled_attention import attention
 from tinygrad_llm.ops.shapes import concatenate, pad, reshape, split, stack, transpose
@@ -19,7 +21,10 @@ from tinygrad_llm.ops.softmaxes import log_softmax, logsumexp, softmax
 __all__ = [
     "abs",
     "add",
+    "add_layer_norm",
+    "add_rms_norm",
     "attention",
+    "bias_gelu",
     "clip",
     "concatenate",
     "cross_entropy",

@@ -32,7 +32,18 @@ from tinygrad_llm.tensor import registry
 OPS = "tinygrad_llm.ops."
 ORDER = (
     *("arithmetic", "exponential", "piecewise", "reductions", "shapes", "indexing", "products"),
-    *("activations", "gated", "softmaxes", "losses", "norms", "regularization", "rotations", "scaled_attention"),
+    *(
+        "activations",
+        "biased_activations",
+        "gated",
+        "softmaxes",
+        "losses",
+        "norms",
+        "residual_norms",
+        "regularization",
+        "rotations",
+    ),
+    "scaled_attention",
 )
 """The modules of operations, in the order in which one would read them."""
 

@@ -18,8 +18,8 @@ PATH: dict[str, tuple[str, ...]] = {
     "Picking by index": ("getitem", "embedding"),
     "Products": ("matmul", "linear", "einsum"),
     "Softmaxes and their loss": ("logsumexp", "softmax", "log_softmax", "cross_entropy"),
-    "Normalisation": ("rms_norm", "layer_norm"),
-    "Gated units": ("swiglu", "geglu"),
+    "Normalisation": ("rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"),
+    "Feed-forward networks": ("bias_gelu", "swiglu", "geglu"),
     "Attention": ("rotary", "attention"),
 }
 """The operations in the order in which their gradients are best studied: each needs only what came before."""

@@ -18,8 +18,18 @@ Kinds = tuple[str, ...]
 ENTRYWISE = frozenset(
     (
         *("add", "sub", "mul", "div", "neg", "power", "abs", "clip", "where", "exp", "log", "sqrt"),
-        *("tanh", "sigmoid", "relu", "gelu", "silu", "softplus", "dropout"),
-        *("layer_norm", "rms_norm", "softmax", "log_softmax", "rotary", "swiglu", "geglu"),
+        *("tanh", "sigmoid", "relu", "gelu", "bias_gelu", "silu", "softplus", "dropout"),
+        *(
+            "layer_norm",
+            "rms_norm",
+            "add_layer_norm",
+            "add_rms_norm",
+            "softmax",
+            "log_softmax",
+            "rotary",
+            "swiglu",
+            "geglu",
+        ),
     )
 )
 """Operations that keep the axes of the input that has the shape of their output."""
@@ -28,9 +38,13 @@ IDS: dict[int, Kinds] = {1: ("token",), 2: ("batch", "token")}
 PARAMETERS: dict[tuple[str, str], Kinds] = {
     ("linear", "weight"): ("input", "output"),
     ("linear", "bias"): ("channel",),
+    ("bias_gelu", "bias"): ("channel",),
     ("layer_norm", "gain"): ("channel",),
     ("layer_norm", "bias"): ("channel",),
     ("rms_norm", "gain"): ("channel",),
+    ("add_layer_norm", "gain"): ("channel",),
+    ("add_layer_norm", "bias"): ("channel",),
+    ("add_rms_norm", "gain"): ("channel",),
     ("embedding", "weight"): ("row", "channel"),
 }
 

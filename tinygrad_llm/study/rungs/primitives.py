@@ -66,6 +66,10 @@ def gelu(x: Tensor, approximate: bool = True) -> Any:
     return 0.5 * x * (1 + ops.tanh(inner))
 
 
+def bias_gelu(x: Tensor, bias: Tensor, approximate: bool = True) -> Any:
+    return gelu(x + bias, approximate)
+
+
 def dropout(x: Tensor, p: float, key: int) -> Tensor:
     kept = random.stream(key, "dropout").random(x.shape, np.float32) >= p
     return x * (kept / x.dtype.type(1 - p))
@@ -111,6 +115,16 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tens
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float = 1e-5) -> Tensor:
     return gain * (x / ops.sqrt(ops.mean(x * x, axis=-1, keepdims=True) + eps))
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    s = x + residual
+    return s, layer_norm(s, gain, bias, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, gain: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    s = x + residual
+    return s, rms_norm(s, gain, eps)
 
 
 def rotary(x: Tensor, positions: Any, base: float = 10000.0, frequencies: Any = None) -> Tensor:
@@ -182,7 +196,10 @@ def cross_entropy(
 
 compositions: dict[str, Callable[..., Any]] = {
     "abs": absolute,
+    "add_layer_norm": add_layer_norm,
+    "add_rms_norm": add_rms_norm,
     "attention": attention,
+    "bias_gelu": bias_gelu,
     "clip": clip,
     "cross_entropy": cross_entropy,
     "dropout": dropout,
