@@ -23,7 +23,7 @@ def laid_out(a, layout):
     """The same values in another place of memory."""
     if layout == 1:  # not aligned to a vector
         return np.concatenate((np.zeros(1, a.dtype), a.ravel()))[1:].reshape(a.shape)
-    if layout == 2:
+    if layout == 2 and a.ndim:
         return np.asfortranarray(a)
     if layout == 3 and a.ndim:  # one half of a projection
         return np.concatenate((a, a + 1), axis=-1)[..., : a.shape[-1]]

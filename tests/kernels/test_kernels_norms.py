@@ -14,7 +14,10 @@ try:
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-INPUTS = {"layer_norm": ("x", "gain", "bias"), "rms_norm": ("x", "gain")}
+INPUTS = {"layer_norm": ("x", "gain", "bias"), "rms_norm": ("x", "gain")} | {
+    "add_layer_norm": ("x", "residual", "gain", "bias"),
+    "add_rms_norm": ("x", "residual", "gain"),
+}
 each_norm = pytest.mark.parametrize("name", INPUTS)
 rows = st.sampled_from([0, 1, 2, 63, 64, 65, 131])  # below, at and above a block
 channels = st.sampled_from([0, 1, 2, 3, 7, 16, 31, 64, 97, 130])

@@ -151,6 +151,8 @@ def test_writes_to_nothing_it_was_given(name, number, backend, seed):
 
 
 SAVED = {
+    "add_layer_norm": {"gain"},
+    "add_rms_norm": {"gain"},
     "cross_entropy": {"logits"},
     "layer_norm": {"x", "gain"},
     "rms_norm": {"x", "gain"},
