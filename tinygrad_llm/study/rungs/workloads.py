@@ -26,6 +26,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 USUAL_SHAPE = (2048, 1024)
 SHAPES: dict[str, Shape] = {
+    "add_layer_norm": (2048, 768),
+    "add_rms_norm": (2048, 768),
     "attention": (4, 8, 256, 64),
     "cross_entropy": (512, 8192),
     "einsum": (512, 512),
