@@ -10,7 +10,7 @@ from numba.extending import overload
 
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.elementary import exp32
-from tinygrad_llm.kernels.vector import ROWS, block_columns, largest, multiply_block, row_of, transpose_block
+from tinygrad_llm.kernels.vector import ROWS, block_columns, largest, multiply_block, row_of, rows_from, transpose_block
 
 
 @compiled(inline=True)
@@ -19,12 +19,19 @@ def rounded(length, step):
     return (length + step - 1) // step * step
 
 
-@compiled
+@compiled(inline=True)
 def multiply(a, low, high, b, first, last, columns, c, m, n, add):
     """``a[low:high, first:last] @ b[first:last, :columns]`` into c or added to it, its rows from m, columns from n.
 
     In whole blocks (see `multiply_block`): the arrays are large enough for them.
     """
+    a, b, c = rows_from(a, 0), rows_from(b, 0), rows_from(c, 0)
+    _multiply(a, low, high, b, np.intp(first), np.intp(last), columns, c, np.intp(m), np.intp(n), np.bool_(add))
+
+
+@compiled
+def _multiply(a, low, high, b, first, last, columns, c, m, n, add):
+    """`multiply` with arguments of one type whatever is given, lest it is compiled for each."""
     for i in range(low, high, ROWS):
         for j in range(0, columns, block_columns(a)):
             multiply_block(a, i, b, j, first, last, c, m + i, n + j, add)
@@ -35,14 +42,13 @@ def copy_rows(x, y, factor):
     """``y[:n, :c] = factor x`` for x (n, c), and 0 in what else there is of y, which a block may read."""
     rows, columns = x.shape
     for i in range(len(y)):
-        yi = y[i]
+        yi = row_of(y, i)
         if i < rows:
             xi = row_of(x, i)
             for c in range(columns):
                 yi[c] = xi[c] * factor
-            yi[columns:] = 0
-        else:
-            yi[:] = 0
+        for c in range(columns if i < rows else 0, y.shape[1]):
+            yi[c] = 0
 
 
 @compiled
@@ -52,14 +58,14 @@ def copy_transposed(x, panels):
     width = block_columns(x)
     lanes = width // 2
     for start in range(0, rounded(rows, width), width):
-        panel = panels[start // width * columns :]
+        panel = rows_from(panels, start // width * columns)
         for j in range(0, width, lanes):
             i = start + j
             whole = columns // lanes * lanes if i + lanes <= rows else 0
             for c in range(0, whole, lanes):
                 transpose_block(x, i, c, panel, c, j)
             for c in range(whole, columns):
-                row = panel[c, j : j + lanes]
+                row = row_of(panel, c)[j : j + lanes]
                 for r in range(lanes):
                     row[r] = x[i + r, c] if i + r < rows else 0
 
@@ -68,7 +74,7 @@ def copy_transposed(x, panels):
 def copy_back(x, y, factor):
     """``y = factor x``, of x only so many rows and columns as y has."""
     for i in range(len(y)):
-        copy_scaled(x[i], row_of(y, i), factor)
+        copy_scaled(row_of(x, i), row_of(y, i), factor)
 
 
 @compiled(inline=True)
@@ -90,13 +96,31 @@ def _exponential(x):
 
 
 @compiled
-def exponentials(row):
-    """Make each score of a row ``exp(score - top)``; the maximum top, and the sum. Of nothing but -inf: 0 and 0."""
-    top = largest(row)
-    top = top if top > -np.inf else row.dtype.type(0)
-    total = row.dtype.type(0)
+def exponentials(scores, low, high, columns, top, total):
+    """Make the scores of rows low to high ``exp(score - top)``, with the maximum and the sum of each row in `top` and
+    `total`. Of nothing but -inf: 0 and 0.
+
+    `columns` is a whole number of blocks: with loops of one length nothing is left to be done one by one. Each step
+    is taken in all rows before the next, since a processor works on several rows at once if none waits for itself.
+    """
+    step = block_columns(scores)
+    for i in range(low, high):
+        most = largest(row_of(scores, i)[:columns])
+        top[i] = most if most > -np.inf else scores.dtype.type(0)
+    for i in range(low, high):
+        row, most = row_of(scores, i), top[i]
+        for begin in range(0, columns, step):
+            part = row[begin : begin + step]
+            for s in range(step):
+                part[s] = exponential(part[s] - most)
+    for i in range(low, high):
+        row, sum = row_of(scores, i), scores.dtype.type(0)
+        for s in range(columns):
+            sum += row[s]
+        total[i] = sum
+
+
+@compiled(inline=True)
+def fill(row, value):
     for s in range(len(row)):
-        e = exponential(row[s] - top)
-        row[s] = e
-        total += e
-    return top, total
+        row[s] = value

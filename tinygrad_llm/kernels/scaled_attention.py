@@ -27,10 +27,11 @@ from tinygrad_llm.kernels.panels import (
     copy_transposed,
     exponential,
     exponentials,
+    fill,
     multiply,
     rounded,
 )
-from tinygrad_llm.kernels.vector import ROWS, allocate, block_columns, matrix_at, row_of
+from tinygrad_llm.kernels.vector import ROWS, allocate, block_columns, matrix_at, row_of, rows_from
 from tinygrad_llm.ops.scaled_attention import attention, check_mask, check_shapes
 
 QUERIES = 32
@@ -76,6 +77,8 @@ def attention_forward(low, high, parts, sizes, q, k, v, mask, masked, causal, sc
     rows = allocate(QUERIES, rounded(width, step), top)
     scores = allocate(QUERIES, rounded(keys, step) + step, top)  # a little more, lest rows compete for places in cache
     means = allocate(QUERIES, columns, top)
+    tops, weights = np.empty(QUERIES, top.dtype), np.empty(QUERIES, top.dtype)
+    hidden = top.dtype.type(-np.inf)
     for unit in range(low, high):
         batch, shared, part = unit // parts // kv_heads, unit // parts % kv_heads, unit % parts
         copy_transposed(part_of(k, batch, shared, 0, keys, width, top), panels)
@@ -85,32 +88,33 @@ def attention_forward(low, high, parts, sizes, q, k, v, mask, masked, causal, sc
                 end = min(start + QUERIES, queries)
                 copy_rows(part_of(q, batch, head, start, end, width, top), rows, scale)
                 for s in range(0, visible(end - 1, queries, keys, causal), step):
-                    panel = panels[s // step * width :]
+                    panel = rows_from(panels, s // step * width)
                     above = first_row(s, start, queries, keys, causal)
                     multiply(rows, above, end - start, panel, 0, width, step, scores, 0, s, False)
                 added = part_of(mask, batch, head, start, end, keys, top)
                 for i in range(0, end - start, ROWS):
                     last = min(start + i + ROWS, end)
                     depth = visible(last - 1, queries, keys, causal)
+                    padded = rounded(depth, step)
                     for t in range(start + i, last):
-                        row = scores[t - start]
+                        row = row_of(scores, t - start)
                         seen = visible(t, queries, keys, causal)
                         if masked:
                             add_row(row[:seen], row_of(added, t - start))
-                        highest, total = exponentials(row[:seen])
-                        row[seen:depth] = 0
-                        top[batch, head, t] = highest
-                        weight[batch, head, t] = 1 / total if total != 0 else total
+                        fill(row[seen:padded], hidden)
+                    exponentials(scores, i, last - start, padded, tops, weights)
                     multiply(scores, i, i + ROWS, values, 0, depth, columns, means, 0, 0, False)
-                copy_weighted(
-                    means, weight[batch, head, start:end], part_of(y, batch, head, start, end, value_width, top)
-                )
+                copy_weighted(means, weights, part_of(y, batch, head, start, end, value_width, top))
+                for i in range(end - start):
+                    top[batch, head, start + i], weight[batch, head, start + i] = tops[i], weights[i]
 
 
 @compiled(inline=True)
 def copy_weighted(means, weights, y):
     for i in range(len(y)):
-        source, target, factor = means[i], row_of(y, i), weights[i]
+        if weights[i] != 0:
+            weights[i] = 1 / weights[i]
+        source, target, factor = row_of(means, i), row_of(y, i), weights[i]
         for d in range(len(target)):
             target[d] = source[d] * factor
 
@@ -120,19 +124,20 @@ def attention_backward(low, high, parts, sizes, q, k, v, mask, masked, causal, s
     """Units as forward; dk and dv have the parts in front, since every part adds to all keys."""
     heads, kv_heads, queries, keys, width, value_width = sizes
     step = block_columns(top)
-    key_columns, value_columns, padded = rounded(width, step), rounded(value_width, step), rounded(keys, KEYS)
-    key_panels = allocate(padded * width // step, step, top)
-    value_panels = allocate(padded * value_width // step, step, top)
-    key_rows = allocate(padded, key_columns, top)
+    key_columns, value_columns, length = rounded(width, step), rounded(value_width, step), rounded(keys, step)
+    key_panels = allocate(length * width // step, step, top)
+    value_panels = allocate(length * value_width // step, step, top)
+    key_rows = allocate(length, key_columns, top)
     query_rows = allocate(QUERIES, key_columns, top)
     dy_rows = allocate(QUERIES, value_columns, top)
     p = allocate(QUERIES, KEYS + step, top)
     ds = allocate(QUERIES, KEYS + step, top)
+    p_columns, ds_columns = p.T, ds.T
     dq_rows = allocate(QUERIES, key_columns, top)
-    dk_rows = allocate(padded, key_columns, top)
-    dv_rows = allocate(padded, value_columns, top)
+    dk_rows = allocate(length, key_columns, top)
+    dv_rows = allocate(length, value_columns, top)
     along = np.empty(QUERIES, top.dtype)
-    one = top.dtype.type(1)
+    zero, one, hidden = top.dtype.type(0), top.dtype.type(1), top.dtype.type(-np.inf)
     batches = top.shape[0]
     for unit in range(low, high):
         batch, shared, part = unit // parts // kv_heads, unit // parts % kv_heads, unit % parts
@@ -149,34 +154,34 @@ def attention_backward(low, high, parts, sizes, q, k, v, mask, masked, causal, s
                 copy_rows(part_of(dy, batch, head, start, end, value_width, top), dy_rows, one)
                 outputs = part_of(y, batch, head, start, end, value_width, top)
                 for i in range(count):
-                    along[i] = inner(row_of(outputs, i), dy_rows[i])
+                    along[i] = inner(row_of(outputs, i), row_of(dy_rows, i))
                 added = part_of(mask, batch, head, start, end, keys, top)
                 dq_rows[:] = 0
                 whole = visible(end - 1, queries, keys, causal)
                 for first in range(0, whole, KEYS):
                     last = min(first + KEYS, whole)
+                    padded = rounded(last - first, step)
                     for s in range(first, last, step):
-                        key_panel, value_panel = (
-                            key_panels[s // step * width :],
-                            value_panels[s // step * value_width :],
-                        )
+                        key_panel = rows_from(key_panels, s // step * width)
+                        value_panel = rows_from(value_panels, s // step * value_width)
                         above = first_row(s, start, queries, keys, causal)
                         multiply(query_rows, above, count, key_panel, 0, width, step, p, 0, s - first, False)
                         multiply(dy_rows, above, count, value_panel, 0, value_width, step, ds, 0, s - first, False)
                     for i in range(count):
                         t = start + i
-                        p_row, ds_row = p[i], ds[i]
+                        p_row, ds_row = row_of(p, i), row_of(ds, i)
                         seen = min(max(visible(t, queries, keys, causal) - first, 0), KEYS)
                         if masked:
                             add_row(p_row[:seen], row_of(added, i)[first:])
-                        score_gradients(p_row[:seen], ds_row, top[batch, head, t], weight[batch, head, t], along[i])
-                        p_row[seen:] = 0
-                        ds_row[seen:] = 0
+                        fill(p_row[seen:padded], hidden)
+                        fill(ds_row[seen:padded], zero)
+                        score_gradients(p_row[:padded], ds_row, top[batch, head, t], weight[batch, head, t], along[i])
                     for s in range(first, last, ROWS):
                         above, i = first_row(s, start, queries, keys, causal), s - first
-                        multiply(p.T, i, i + ROWS, dy_rows, above, count, value_columns, dv_rows, first, 0, True)
-                        multiply(ds.T, i, i + ROWS, query_rows, above, count, key_columns, dk_rows, first, 0, True)
-                    here = key_rows[first:]
+                        end_row = i + ROWS
+                        multiply(p_columns, i, end_row, dy_rows, above, count, value_columns, dv_rows, first, 0, True)
+                        multiply(ds_columns, i, end_row, query_rows, above, count, key_columns, dk_rows, first, 0, True)
+                    here = rows_from(key_rows, first)
                     for i in range(first_row(first, start, queries, keys, causal), count, ROWS):
                         depth = min(visible(min(start + i + ROWS, end) - 1, queries, keys, causal), last) - first
                         multiply(ds, i, i + ROWS, here, 0, depth, key_columns, dq_rows, 0, 0, True)
@@ -196,9 +201,12 @@ def inner(x, y):
 @compiled(inline=True)
 def score_gradients(p, ds, top, weight, along):
     """Of a row of scores in p and of dp in ds: the probabilities, and ``ds = p (dp - rowsum(dy y))``."""
-    for s in range(len(p)):
-        p[s] = exponential(p[s] - top) * weight
-        ds[s] = p[s] * (ds[s] - along)
+    step = block_columns(p)
+    for begin in range(0, len(p), step):
+        p_part, ds_part = p[begin : begin + step], ds[begin : begin + step]
+        for s in range(step):
+            p_part[s] = exponential(p_part[s] - top) * weight
+            ds_part[s] = p_part[s] * (ds_part[s] - along)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ def _view(context, builder, kind, memory, shape, strides):
     array = context.make_array(kind)(context, builder)
     size = ir.Constant(ir.IntType(64), kind.dtype.bitwidth // 8)
     memory = builder.bitcast(memory, array.data.type)
-    populate_array(array, data=memory, shape=shape, strides=[*strides, size], itemsize=size, meminfo=None)
+    populate_array(array, data=memory, shape=shape, strides=strides or [size], itemsize=size, meminfo=None)
     return array._getvalue()
 
 
@@ -207,14 +207,18 @@ def matrix_at(typingctx, address, stride, rows, columns, like):
     def generate(context, builder, signature, arguments):
         address, stride, rows, columns, _ = arguments
         memory = builder.inttoptr(address, ir.IntType(8).as_pointer())
-        return _view(context, builder, kind, memory, [rows, columns], [stride])
+        size = ir.Constant(stride.type, like.dtype.bitwidth // 8)
+        return _view(context, builder, kind, memory, [rows, columns], [stride, size])
 
     return kind(*[types.intp] * 4, like), generate
 
 
 @intrinsic
 def row_of(typingctx, x, i):
-    """Row i of a matrix of contiguous rows, as an array that LLVM knows to be contiguous."""
+    """Row i of a matrix of contiguous rows, as an array that LLVM knows to be contiguous.
+
+    Unlike ``x[i]`` it takes no part in counting references, which costs more than a short row: x must be kept.
+    """
     kind = types.Array(x.dtype, 1, "C")
 
     def generate(context, builder, signature, arguments):
@@ -223,5 +227,20 @@ def row_of(typingctx, x, i):
         _, columns = cgutils.unpack_tuple(builder, array.shape, 2)
         zero = ir.Constant(ir.IntType(64), 0)
         return _view(context, builder, kind, matrix.at(arguments[1], zero, matrix.element), [columns], [])
+
+    return kind(x, types.intp), generate
+
+
+@intrinsic
+def rows_from(typingctx, x, i):
+    """``x[i:]`` of a matrix, on the same terms as `row_of`."""
+    kind = types.Array(x.dtype, 2, "A")
+
+    def generate(context, builder, signature, arguments):
+        matrix = Matrix(context, builder, signature.args[0], arguments[0])
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        rows, columns = cgutils.unpack_tuple(builder, array.shape, 2)
+        memory = matrix.at(arguments[1], ir.Constant(rows.type, 0), matrix.element)
+        return _view(context, builder, kind, memory, [builder.sub(rows, arguments[1]), columns], matrix.strides)
 
     return kind(x, types.intp), generate
