@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from tinygrad_llm import __version__
+from tinygrad_llm.cli.bench import bench
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.derive import derive
 from tinygrad_llm.cli.evaluate import evaluate
@@ -36,6 +37,7 @@ app.command(derive, help_epilogue="Example: tinygrad-llm derive softmax --shape 
 app.command(tokenizer_app)
 app.command(exercise_app)
 app.command(ladder, help_epilogue="Example: tinygrad-llm ladder softmax --plot softmax.png")
+app.command(bench, help_epilogue="Example: tinygrad-llm bench kernels --plot roofline.png")
 app.command(explore, help_epilogue="Example: tinygrad-llm explore --out explorer.html")
 app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weight.grad[3, 5]" --depth 2')
 

@@ -1,4 +1,4 @@
-"""What this machine can do: its rate of matrix products and its memory bandwidth, measured in about a second."""
+"""What this machine can do: its rate of matrix products and its memory bandwidth, in one number each or by size."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -60,11 +61,90 @@ def measure_machine(seconds: float = 1.0) -> Machine:
     return Machine(_gemm_rate(seconds / 2), _bandwidth(seconds / 2, threads), threads, processor_name())
 
 
+PRODUCTS = (
+    *((n, n, n) for n in (64, 128, 256, 512, 1024, 2048)),
+    (768, 128, 512),
+    (2048, 384, 1536),
+    (256, 768, 3072),
+    (256, 3072, 768),
+    (256, 768, 50257),
+    (1, 768, 50257),
+)
+"""(m, k, n) of the products ``(m, k) @ (k, n)`` whose rates are measured: square ones, and those of the models."""
+STREAMS = tuple(1 << power for power in (15, 17, 19, 21, 23, 25, 27, 28))
+"""Bytes of the arrays that are copied, from those that fit the smallest cache to those that fit none."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates by size: `products` has (m, k, n, floating-point operations per second), `streams` (bytes of an array,
+    bytes moved per second)."""
+
+    machine: Machine
+    products: tuple[tuple[int, int, int, float], ...]
+    streams: tuple[tuple[int, float], ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def best(self, other: Rates) -> Rates:
+        """The higher rates of two measurements of the same sizes."""
+        products = (
+            (*mine[:3], max(mine[3], theirs[3])) for mine, theirs in zip(self.products, other.products, strict=True)
+        )
+        streams = ((mine[0], max(mine[1], theirs[1])) for mine, theirs in zip(self.streams, other.streams, strict=True))
+        return Rates(self.machine.best(other.machine), tuple(products), tuple(streams))
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        """Back from what `plain` gave."""
+        products = tuple((m, k, n, rate) for m, k, n, rate in plain["products"])
+        streams = tuple((size, rate) for size, rate in plain["streams"])
+        return cls(Machine(**plain["machine"]), products, streams)
+
+
+def measure_rates(seconds: float = 4.0) -> Rates:
+    """Measure products and copies of several sizes for about so many `seconds`.
+
+    The machine's limits are the best rates: of a product of any size, and of streaming arrays beyond the caches.
+    """
+    machine = measure_machine(seconds / 4)
+    each = 0.75 * seconds / (len(PRODUCTS) + len(STREAMS))
+    products = tuple((m, k, n, _product_rate(m, k, n, each)) for m, k, n in PRODUCTS)
+    streams = tuple((size, _copy_rate(size, each, machine.threads)) for size in STREAMS)
+    fastest = max(machine.gemm, *(rate for *_, rate in products))
+    return Rates(replace(machine, gemm=fastest), products, streams)
+
+
 def _gemm_rate(seconds: float) -> float:
+    return _product_rate(GEMM_SIZE, GEMM_SIZE, GEMM_SIZE, seconds)
+
+
+def _product_rate(m: int, k: int, n: int, seconds: float) -> float:
     rng = np.random.default_rng(0)
-    x, y = (rng.standard_normal((GEMM_SIZE, GEMM_SIZE), np.float32) for _ in range(2))
-    z = np.empty_like(x)
-    return 2 * GEMM_SIZE**3 / _best_time(lambda: np.matmul(x, y, out=z), seconds)
+    x, y = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
+    z = np.empty((m, n), np.float32)
+    return 2 * m * k * n / _best_time(lambda: np.matmul(x, y, out=z), seconds)
+
+
+def _copy_rate(size: int, seconds: float, threads: int) -> float:
+    """Bytes read and written in a second by copying an array of `size` bytes, a part of it by each thread.
+
+    A small array is copied many times in one run: handing out the parts would else be all that is measured.
+    """
+    a, b = (np.ones(size // 4, np.float32) for _ in range(2))
+    edges = np.linspace(0, a.size, threads + 1).astype(int)
+    parts = [slice(low, high) for low, high in itertools.pairwise(edges)]
+    repeats = max(1, STREAM_BYTES // 4 // size)
+
+    def copy(part: slice) -> None:
+        source, target = a[part], b[part]
+        for _ in range(repeats):
+            np.copyto(target, source)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return 2 * size * repeats / _best_time(lambda: list(pool.map(copy, parts)), seconds)
 
 
 def _bandwidth(seconds: float, threads: int) -> float:

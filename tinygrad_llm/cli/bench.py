@@ -1,0 +1,141 @@
+"""``tinygrad-llm bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console, RenderableType
+
+from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.study.benchmarks import measuring
+from tinygrad_llm.study.benchmarks.cases import GROUPS
+from tinygrad_llm.study.benchmarks.peers import check_installed
+from tinygrad_llm.study.benchmarks.report import changes_table, foreign, machine_table, tables
+from tinygrad_llm.study.benchmarks.results import Results
+from tinygrad_llm.study.lookup import refuse_existing
+from tinygrad_llm.threads import thread_count
+from tinygrad_llm.training.progress import counting
+
+WIDTH = 150
+"""Columns of the tables where there is no terminal."""
+
+
+def parse_threads(text: str) -> tuple[int, ...]:
+    """``"1,2"`` as (1, 2); without text the usual number. Raises ValueError for anything else."""
+    if not text:
+        return (thread_count(),)
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"numbers of threads are whole numbers with commas between, as in 1,2; not {text!r}")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _proper_threads(_: Any, text: str) -> None:
+    if text:
+        parse_threads(text)
+
+
+def bench(
+    group: Literal["kernels", "train", "decode", "tokenizer"] | None = None,
+    /,
+    *,
+    against: str = "",
+    threads: Annotated[str, Parameter(validator=_proper_threads)] = "",
+    only: str = "",
+    rounds: Annotated[int, Parameter(validator=Number(gte=1))] = measuring.ROUNDS,
+    json: Path | None = None,
+    plot: Path | None = None,
+    from_: Annotated[
+        Path | None, Parameter(name="--from", help="Show this file, written by --json before, rather than measure.")
+    ] = None,
+    compare: Path | None = None,
+    warm: Annotated[bool, Parameter(negative=())] = False,
+    force: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Measure this machine, then kernels, training steps, decoding and the tokenizer against its limits.
+
+    Parameters
+    ----------
+    group
+        What to measure: kernels, train, decode or tokenizer; without it, all of them.
+    against
+        Others to measure beside ours, with commas between: torch, tiktoken, tokenizers.
+    threads
+        Numbers of threads, as in 1,2; without it the usual one.
+    only
+        Measure only what has this in its name; * stands for anything.
+    rounds
+        Alternating rounds, of which the median counts.
+    json
+        Write everything that was measured into this file.
+    plot
+        Draw the roofline of the kernels into this PNG file.
+    compare
+        Compare with this file, written by --json before; exit status 1 if something has become slower.
+    warm
+        Only compile all kernels, so that nothing needs to wait for them later.
+    force
+        Replace files that exist.
+    """
+    if warm:
+        return _warm()
+    for path in (json, plot):
+        if path is not None:
+            refuse_existing(path, force)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ValueError(f"{plot}: the picture is a PNG; give a name that ends in .png")
+    old = None if compare is None else Results.load(compare)
+    if from_ is not None:
+        results = Results.load(from_)
+        for rates in results.machines.values():
+            _show(machine_table(rates))
+    else:
+        names = tuple(name.strip() for name in against.split(",") if name.strip())
+        check_installed(names)
+        groups = GROUPS if group is None else (group,)
+        console = Console(stderr=True)
+        results = measuring.run(
+            groups, names, parse_threads(threads), only, rounds, console, lambda rates: _show(machine_table(rates))
+        )
+    _show(tables(results))
+    if json is not None:
+        results.save(json)
+        print(f"wrote {json}")
+    if plot is not None:
+        from tinygrad_llm.study.benchmarks.plot import plot as draw  # matplotlib is slow to import
+
+        draw(results, plot)
+        print(f"wrote {plot}")
+    slower = old is not None and _compare(results, old)
+    return 1 if slower or results.failed else 0
+
+
+def _show(table: RenderableType) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    console.print(table)
+
+
+def _compare(results: Results, old: Results) -> bool:
+    """Show what has changed; whether anything has become slower."""
+    changes = results.since(old)
+    for remark in foreign(results, old):
+        print(f"note: {remark}")
+    _show(changes_table(changes))
+    slower = sum(change.verdict == "slower" for change in changes)
+    print(f"{slower} of {len(changes)} rows slower by more than a tenth and their spread, since {old.made}")
+    return slower > 0
+
+
+def _warm() -> int:
+    from tinygrad_llm.study.benchmarks.warming import warm
+
+    console = plain_console(stderr=True)
+    with counting(console, "compiling kernels") as progress:
+        names = warm(lambda name, done, total: progress(done, total))
+    print(f"compiled the kernels of {', '.join(names)}" if names else "there are no kernels to compile here")
+    return 0

@@ -1,0 +1,336 @@
+"""Other people's side of every case: exactly the same work in PyTorch, tiktoken and Hugging Face's tokenizers.
+
+They are imported by name and only in a worker process of their own, when they are asked for: the package never needs
+them, and none of them shares a process with our threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.study.benchmarks.cases import NEW_TOKENS, Case
+from tinygrad_llm.study.benchmarks.job import Job, arguments, batch, cotangent, fingerprint
+from tinygrad_llm.study.benchmarks.ours import (
+    BETAS,
+    CLIP,
+    DECAY,
+    EPS,
+    FIRST_STEPS,
+    RATE,
+    learned,
+    prompt,
+    text,
+    token_check,
+    weights_and_gradients,
+)
+from tinygrad_llm.study.lookup import find_operation
+from tinygrad_llm.threads import thread_count
+from tinygrad_llm.tokenizer.pretokenize import pattern_text
+
+PEERS = ("torch", "tiktoken", "tokenizers")
+
+
+class Unsupported(ValueError):
+    """The peer has no equal of this case."""
+
+
+def check_installed(names: tuple[str, ...]) -> None:
+    """Raise ValueError for a peer that is unknown or not installed."""
+    for name in names:
+        if name not in PEERS:
+            raise ValueError(f"--against {name}: unknown; expected one of {', '.join(PEERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--against {name}: it is not installed here; pip install 'tinygrad-llm[peers]'")
+
+
+def start(contestant: str) -> None:
+    """Load the peer, and give it as many threads as we have."""
+    module = importlib.import_module(contestant.partition(".")[0])
+    if contestant.startswith("torch"):
+        module.set_num_threads(thread_count())
+
+
+def job(contestant: str, case: Case) -> Job:
+    """The work of a case. Raises Unsupported if the peer has no equal of it."""
+    if contestant.startswith("torch"):
+        compiled = contestant == "torch.compile"
+        return TORCH[case.kind](importlib.import_module("torch"), case, compiled)
+    return TOKENIZERS[contestant, case.kind](importlib.import_module(contestant), case)
+
+
+# -- operations and optimisers -----------------------------------------------------------------------------------------
+
+
+def torch_operations(torch: Any) -> dict[str, Callable[..., Any]]:
+    """Our operations as PyTorch has them, with the same inputs; memory layouts are the same too."""
+    f = torch.nn.functional
+    return {
+        "attention": lambda q, k, v, causal=False: f.scaled_dot_product_attention(q, k, v, is_causal=causal),
+        "cross_entropy": lambda x, targets: f.cross_entropy(x, targets),
+        "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
+        "embedding": lambda weight, ids: f.embedding(ids, weight),
+        "exp": torch.exp,
+        "geglu": lambda gate, up: f.gelu(gate, approximate="tanh") * up,
+        "gelu": lambda x, approximate=True: f.gelu(x, approximate="tanh" if approximate else "none"),
+        "getitem": lambda x, index: x[index],
+        "layer_norm": lambda x, gain, bias, eps=1e-5: f.layer_norm(x, x.shape[-1:], gain, bias, eps),
+        "linear": lambda x, weight, bias=None: f.linear(x, weight.T, bias),
+        "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
+        "logsumexp": lambda x, axis=-1, keepdims=False: torch.logsumexp(x, axis, keepdims),
+        "matmul": torch.matmul,
+        "relu": torch.relu,
+        "rms_norm": lambda x, gain, eps=1e-5: f.rms_norm(x, x.shape[-1:], gain, eps),
+        "sigmoid": torch.sigmoid,
+        "silu": f.silu,
+        "softmax": lambda x, axis=-1: torch.softmax(x, axis),
+        "softplus": f.softplus,
+        "swiglu": lambda gate, up: f.silu(gate) * up,
+        "tanh": torch.tanh,
+    }
+
+
+def _tensor(torch: Any, x: Any, requires_grad: bool = False) -> Any:
+    """An array as a tensor of its own memory; anything else as it is."""
+    if not isinstance(x, np.ndarray):
+        return x
+    tensor = torch.from_numpy(x.copy(order="K"))
+    return tensor.requires_grad_(requires_grad and tensor.is_floating_point())
+
+
+def _operation(torch: Any, case: Case, compiled: bool) -> Job:
+    operation = find_operation(case.sizes["operation"])
+    function = torch_operations(torch).get(operation.name)
+    if function is None:
+        raise Unsupported(f"torch has no equal of {operation.name} here")
+    inputs, options = arguments(operation, case)
+    backward = case.sizes["backward"]
+    tensors = [_tensor(torch, x, backward) for x in inputs]
+    options = {name: _tensor(torch, x) for name, x in options.items()}
+    with torch.no_grad():
+        shape = tuple(function(*tensors, **options).shape)
+    dy = torch.from_numpy(cotangent(shape))
+    if not shape:
+        dy = dy.reshape(())
+    leaves = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
+
+    def run() -> Any:
+        if not backward:
+            with torch.no_grad():
+                return function(*tensors, **options)
+        for leaf in leaves:
+            leaf.grad = None
+        y = function(*tensors, **options)
+        y.backward(dy)
+        return y
+
+    y = run()
+    results = [y, *(leaf.grad for leaf in leaves)]
+    return Job(run, [fingerprint(t.detach().numpy()) for t in results])
+
+
+def _parameters(torch: Any, case: Case) -> list[Any]:
+    made = []
+    for weight, gradient in weights_and_gradients(case):
+        parameter = torch.nn.Parameter(torch.from_numpy(weight))
+        parameter.grad = torch.from_numpy(gradient)
+        made.append(parameter)
+    return made
+
+
+def _optimizer(torch: Any, parameters: list[Any], decay: Callable[[Any], bool]) -> Any:
+    groups = [
+        {"params": [p for p in parameters if decay(p)], "weight_decay": DECAY},
+        {"params": [p for p in parameters if not decay(p)], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=RATE, betas=BETAS, eps=EPS, fused=True)
+
+
+def _adamw(torch: Any, case: Case, compiled: bool) -> Job:
+    parameters = _parameters(torch, case)
+    optimizer = _optimizer(torch, parameters, lambda p: p.ndim == 2)
+    optimizer.step()
+    return Job(optimizer.step, [fingerprint(p.detach().numpy()) for p in parameters[:4]])
+
+
+def _clip(torch: Any, case: Case, compiled: bool) -> Job:
+    parameters = _parameters(torch, case)
+    clip = torch.nn.utils.clip_grad_norm_
+    limit = [0.999 * float(clip(parameters, 1e9))]
+
+    def run() -> None:
+        limit[0] = 0.999 * float(clip(parameters, limit[0]))
+
+    checks = [(limit[0], limit[0])]
+    run()
+    return Job(run, checks + [fingerprint(p.grad.numpy()) for p in parameters[:4]])
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def torch_gpt(torch: Any, config: GPTConfig) -> Any:
+    """The exactly equal model with our initial weights, made of PyTorch's own parts as its users write them."""
+    nn, f = torch.nn, torch.nn.functional
+    channels, heads = config.channels, config.heads
+
+    class Block(nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention_norm, self.mlp_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
+            self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+            self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
+
+        def forward(self, x: Any, cache: Any = None, past: int = 0) -> Any:
+            b, t, c = x.shape
+            parts = self.qkv(self.attention_norm(x)).split(c, dim=2)
+            q, k, v = (part.view(b, t, heads, c // heads).transpose(1, 2) for part in parts)
+            if cache is not None:
+                keys, values = cache
+                keys[:, :, past : past + t], values[:, :, past : past + t] = k, v
+                k, v = keys[:, :, : past + t], values[:, :, : past + t]
+            y = f.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+            x = x + self.out(y.transpose(1, 2).reshape(b, t, c))
+            return x + self.down(f.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
+
+    class Model(nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.token_embedding = nn.Embedding(config.vocab_size, channels)
+            self.position_embedding = nn.Embedding(config.context, channels)
+            self.blocks = nn.ModuleList(Block() for _ in range(config.layers))
+            self.final_norm = nn.LayerNorm(channels)
+
+        def hidden(self, ids: Any, caches: Any = None, past: int = 0) -> Any:
+            x = self.token_embedding(ids) + self.position_embedding(torch.arange(past, past + ids.shape[1]))
+            for number, block in enumerate(self.blocks):
+                x = block(x, None if caches is None else caches[number], past)
+            return self.final_norm(x)
+
+        def forward(self, ids: Any) -> Any:
+            return f.linear(self.hidden(ids), self.token_embedding.weight)
+
+    model = Model()
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, array in GPT(config).state_dict().items():
+            target = own.pop(_torch_name(name))
+            target.copy_(torch.from_numpy(array.T if target.ndim == 2 and "embedding" not in name else array))
+    assert not own, f"no weights for {', '.join(own)}"
+    return model
+
+
+def _torch_name(name: str) -> str:
+    """What our parameter is called in the model above."""
+    name = name.replace("attention.", "").replace("mlp.", "")
+    return name.replace("norm.gain", "norm.weight")
+
+
+def _train(torch: Any, case: Case, compiled: bool) -> Job:
+    f = torch.nn.functional
+    model = torch_gpt(torch, GPTConfig(**case.sizes["config"]))
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
+    parameters = list(model.parameters())
+    optimizer = _optimizer(torch, parameters, lambda p: id(p) in linear)
+    inputs, targets = (torch.from_numpy(np.ascontiguousarray(a)) for a in batch(case))
+
+    def loss_of(inputs: Any, targets: Any) -> Any:
+        logits = model(inputs)
+        return f.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+
+    function = torch.compile(loss_of) if compiled else loss_of
+
+    def run() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = function(inputs, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        return float(loss.item())
+
+    return Job(run, [(loss, loss) for loss in (run() for _ in range(FIRST_STEPS))])
+
+
+def _decode(torch: Any, case: Case, compiled: bool) -> Job:
+    config = GPTConfig(**case.sizes["config"])
+    model = torch_gpt(torch, config).eval()
+    ids = torch.from_numpy(np.ascontiguousarray(prompt(case)))[None]
+    shape = (1, config.heads, config.context, config.channels // config.heads)
+    caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.layers)]
+    state: dict[str, Any] = {}
+
+    def forward(tokens: Any, past: int) -> Any:
+        with torch.inference_mode():
+            x = model.hidden(tokens, caches, past)[:, -1]
+            logits = torch.nn.functional.linear(x, model.token_embedding.weight)
+            state.update(past=past + tokens.shape[1], token=logits.argmax(-1, keepdim=True))
+            return logits
+
+    checks = [fingerprint(forward(ids, 0)[0].numpy())]
+    return Job(lambda: forward(state["token"], state["past"]), checks, lambda: forward(ids, 0), NEW_TOKENS)
+
+
+TORCH: dict[str, Callable[[Any, Case, bool], Job]] = {
+    "operation": _operation,
+    "adamw": _adamw,
+    "clip": _clip,
+    "train": _train,
+    "decode": _decode,
+}
+
+
+# -- tokenizers --------------------------------------------------------------------------------------------------------
+
+
+def _tiktoken_encode(tiktoken: Any, case: Case) -> Job:
+    own = learned(case)
+    # tiktoken wants the ranks of tokens in the order of merging: ours without the special token, which comes first
+    shift = len(own.special_tokens)
+    ranks = {own.token_bytes(number): number - shift for number in range(shift, own.vocab_size)}
+    encoding = tiktoken.Encoding("ours", pat_str=pattern_text("gpt2"), mergeable_ranks=ranks, special_tokens={})
+    given = text(case)
+    ids = np.array(encoding.encode_ordinary(given)) + shift
+    return Job(lambda: encoding.encode_ordinary(given), token_check(ids))
+
+
+def _tokenizers_encode(tokenizers: Any, case: Case) -> Job:
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        learned(case).save(path)
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    given = text(case)
+    return Job(lambda: tokenizer.encode(given), token_check(tokenizer.encode(given).ids))
+
+
+def _tokenizers_learn(tokenizers: Any, case: Case) -> Job:
+    given, size = text(case), case.sizes["vocab_size"]
+
+    def run() -> Any:
+        made = tokenizers.Tokenizer(tokenizers.models.BPE())
+        made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=size,
+            show_progress=False,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        )
+        made.train_from_iterator([given], trainer)
+        return made
+
+    count = float(run().get_vocab_size())
+    return Job(run, [(count, count)], runs=1)
+
+
+TOKENIZERS: dict[tuple[str, str], Callable[[Any, Case], Job]] = {
+    ("tiktoken", "encode"): _tiktoken_encode,
+    ("tokenizers", "encode"): _tokenizers_encode,
+    ("tokenizers", "learn"): _tokenizers_learn,
+}

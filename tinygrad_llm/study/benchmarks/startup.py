@@ -1,0 +1,76 @@
+"""What a user waits for at first: the import, and the first training step with and without compiled kernels at hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+from tinygrad_llm.study.benchmarks.group import environment
+from tinygrad_llm.study.benchmarks.results import Measured, Row
+
+IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+FIRST_STEP = """
+import time, numpy
+start = time.perf_counter()
+from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.optim import AdamW
+from tinygrad_llm.training.config import TrainConfig
+from tinygrad_llm.training.loop import Batch, training_step
+from tinygrad_llm.training.pretraining import LanguageModeling
+
+class Task(LanguageModeling):
+    def __init__(self):
+        pass
+
+    def batch(self, step, part):
+        ids = numpy.arange(12 * 64).reshape(12, 64) % 65
+        return Batch((ids, ids), ids.size)
+
+model = GPT(GPTConfig(vocab_size=65, context=64, channels=128, layers=4, heads=4))
+training_step(model, AdamW(model.named_parameters()), Task(), 0, TrainConfig())
+print(time.perf_counter() - start)
+"""
+"""The smallest model of the training steps; the clock starts when NumPy is there."""
+
+
+def startup_rows(
+    threads: int, rounds: int, progress: Callable[[int, int], object] = lambda done, total: None
+) -> list[Row]:
+    """Import beside NumPy's, the first training step with an empty cache of kernels, and with a full one."""
+    total = 2 * rounds + 1
+    imports: dict[str, list[float]] = {"ours": [], "numpy": []}
+    warm: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cold = seconds(FIRST_STEP, threads, folder)
+        progress(1, total)
+        for number in range(rounds):
+            for name, module in (("ours", "tinygrad_llm"), ("numpy", "numpy")):
+                imports[name].append(seconds(IMPORT.format(module), threads))
+            progress(2 + number, total)
+        for number in range(rounds):
+            warm.append(seconds(FIRST_STEP, threads, folder))
+            progress(2 + rounds + number, total)
+    found = {
+        "import tinygrad_llm, beside import numpy": {name: Measured(tuple(times)) for name, times in imports.items()},
+        "first training step, no kernel compiled yet": {"ours": Measured((cold,))},
+        "first training step, kernels compiled before": {"ours": Measured(tuple(warm))},
+    }
+    return [Row("train", name, threads, measured) for name, measured in found.items()]
+
+
+def seconds(code: str, threads: int, cache: str | None = None) -> float:
+    """What a fresh interpreter prints at the end of `code`; kernels are cached in the folder `cache`."""
+    extra = {} if cache is None else {"NUMBA_CACHE_DIR": cache}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=environment(threads) | extra,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise ChildProcessError(f"a fresh interpreter ended with status {done.returncode}: {last}")
+    return float(done.stdout.split()[-1])
