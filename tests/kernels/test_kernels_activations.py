@@ -141,3 +141,86 @@ def test_declines_what_is_no_float(operation, options):
 
 def test_a_piece_is_worth_a_thread():
     assert layout.PIECE >= 1 << 16
+
+
+# -- bias_gelu ---------------------------------------------------------------------------------------------------------
+
+each_form = pytest.mark.parametrize("approximate", [True, False])
+
+
+def with_bias(function, x, bias, dy, approximate):
+    value, vjp = function(x, bias, approximate=approximate)
+    dx, db = vjp(dy)
+    return value, dx, db() if callable(db) else db
+
+
+@each_form
+@given(rows=st.sampled_from([0, 1, 2, 63, 64, 65, 130]), columns=st.sampled_from([0, 1, 7, 16, 33]), seed=seeds)
+def test_bias_gelu_agrees(approximate, rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    x, dy = 3 * rng.standard_normal((rows, columns)), rng.standard_normal((rows, columns))
+    bias = rng.standard_normal(columns)
+    found = with_bias(ops.bias_gelu.kernel, x, bias, dy, approximate)
+    compare(found, with_bias(ops.bias_gelu.reference, x, bias, dy, approximate), 1e-12, 1e-13)
+    three = x.reshape(rows, 1, columns)  # more axes
+    again = with_bias(ops.bias_gelu.kernel, three, bias, dy.reshape(three.shape), approximate)
+    compare([again[0].reshape(x.shape), again[1].reshape(x.shape), again[2]], found, 0, 0)
+    single = [a.astype(np.float32) for a in (x, bias, dy)]
+    found = with_bias(ops.bias_gelu.kernel, *single, approximate)
+    assert all(a.dtype == np.float32 for a in found)
+    expected = with_bias(ops.bias_gelu.reference, *(a.astype(np.float64) for a in single), approximate)
+    # as gelu's, with one more rounding, that of x + b; db adds up to 64 rows in a block, and up to 3 blocks
+    eps = np.finfo(np.float32).eps
+    largest = float(np.abs(dy).max(initial=1))
+    compare(found[:1], expected[:1], 8 * eps, 16 * eps)
+    compare(found[1:2], expected[1:2], 8 * eps, 16 * eps * largest)
+    compare(found[2:], expected[2:], 8 * eps, 16 * eps * largest * np.sqrt(rows + 1))
+
+
+@each_form
+@each_dtype
+def test_bias_gelu_in_any_layout_and_with_any_threads(approximate, dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 300, 37)).astype(dtype)
+    bias = rng.standard_normal(37).astype(dtype)
+    expected = with_bias(ops.bias_gelu.kernel, x, bias, dy, approximate)
+    odd = np.repeat(bias, 2)[::2]
+    compare(
+        with_bias(ops.bias_gelu.kernel, np.asfortranarray(x), odd, dy[::-1].copy()[::-1], approximate), expected, 0, 0
+    )
+    monkeypatch.setattr(layout, "PIECE", 100)
+    for count in (1, 3):
+        monkeypatch.setattr(threads, "_threads", count)
+        compare(with_bias(ops.bias_gelu.kernel, x, bias, dy, approximate), expected, 0, 0)
+
+
+@each_form
+@each_dtype
+def test_bias_gelu_limits_and_nan_as_in_the_reference(approximate, dtype):
+    special = np.array([np.nan, np.inf, -np.inf, 0, 1e4, -1e4, 20, -5, 1e-30], dtype)
+    x, bias = np.repeat(special, 9).reshape(9, 9), special
+    with np.errstate(all="ignore"):
+        found = with_bias(ops.bias_gelu.kernel, x, bias, np.ones_like(x), approximate)
+        expected = with_bias(ops.bias_gelu.reference, x, bias, np.ones_like(x), approximate)
+    eps = float(np.finfo(dtype).eps)
+    compare(found, expected, 16 * eps, 16 * eps)
+
+
+def test_bias_gelu_declines_and_refuses():
+    x = np.ones((2, 3))
+    assert ops.bias_gelu.kernel(x, np.ones(3, np.float32)) is NotImplemented
+    assert ops.bias_gelu.kernel(x.astype(complex), np.ones(3, complex)) is NotImplemented
+    with pytest.raises(ValueError, match=r"bias_gelu: x \(2, 3\) needs a bias"):
+        ops.bias_gelu.kernel(x, np.ones(2))
+
+
+def test_bias_gelu_keeps_its_inputs_alone():
+    x, bias, dy = np.ones((5, 4)), np.ones(4), np.ones((5, 4))
+    value, vjp = ops.bias_gelu.kernel(x, bias)
+    assert all(np.may_share_memory(a, x) or np.may_share_memory(a, bias) for a in saved_arrays(vjp))
+    dx, db = vjp(dy)
+    arrays = [x, bias, dy, value, dx, db]
+    assert not any(np.may_share_memory(a, b) for i, a in enumerate(arrays) for b in arrays[:i])
+    assert (x == 1).all()
+    assert (bias == 1).all()
+    assert (dy == 1).all()

@@ -214,8 +214,8 @@ def test_groups_are_the_modules(step, data):
         return () if group == 0 else (*path(data["groups"][group]["parent"]), data["groups"][group]["name"])
 
     where = {box["name"]: path(box["group"]) for box in data["boxes"]}
-    assert where["linear_3"] == ("GPT", "blocks.0", "mlp", "up")
-    assert where["blocks.0.mlp.up.weight"] == ("GPT", "blocks.0", "mlp", "up")
+    assert where["linear_4"] == ("GPT", "blocks.0", "mlp", "down")
+    assert where["blocks.0.mlp.down.weight"] == ("GPT", "blocks.0", "mlp", "down")
     assert where["token_embedding.weight"] == ("GPT", "token_embedding")
     assert where["loss"] == ()
     assert {g["title"] for g in data["groups"]} >= {"GPT", "Block", "MLP", "CausalSelfAttention", "Linear"}
@@ -246,7 +246,7 @@ def test_axes_are_known_where_the_operations_say_so(data):
     axes = {value["name"]: tuple(value["axes"]) for value in data["values"]}
     assert axes["token_embedding.weight"] == ("vocabulary", "channel")
     assert axes["position_embedding.weight"] == ("row", "channel")
-    assert axes["embedding_1"] == axes["add_2"] == axes["gelu_1"] == ("batch", "token", "channel")
+    assert axes["embedding_1"] == axes["add_2"] == axes["bias_gelu_1"] == ("batch", "token", "channel")
     assert axes["reshape_1"] == ("batch", "token", "head", "channel")
     assert axes["transpose_1"] == axes["attention_1"] == ("batch", "head", "token", "channel")
     assert axes["reshape_4"] == ("batch", "token", "channel")

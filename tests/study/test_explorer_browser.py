@@ -430,12 +430,12 @@ def test_an_address_opens_a_node_and_escape_closes_it(browser, pages, file, size
         assert not page.is_visible("#panel")
         assert page.evaluate("location.hash") == ""
         assert page.evaluate("document.activeElement.title") == "blocks.1.mlp.up.weight"
-        page.evaluate("location.hash = 'gelu_1'")
+        page.evaluate("location.hash = 'bias_gelu_1'")
         page.wait_for_selector("#panel:not([hidden])")
-        assert page.inner_text("#panel-title") == "gelu"
-        go_to(page, "gelu_2")
+        assert page.inner_text("#panel-title") == "bias_gelu"
+        go_to(page, "bias_gelu_2")
         page.go_back()
-        eventually(page, "document.getElementById('panel-facts').textContent.startsWith('gelu_1')")
+        eventually(page, "document.getElementById('panel-facts').textContent.startsWith('bias_gelu_1')")
 
 
 @both

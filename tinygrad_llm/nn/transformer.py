@@ -70,7 +70,11 @@ class MLP(Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(self.up(x).gelu()))
+        if isinstance(self.up, Linear):
+            inside = ops.bias_gelu(ops.linear(x, self.up.weight), self.up.bias)
+        else:  # what has taken its place, such as a quantised one, adds the bias itself
+            inside = self.up(x).gelu()
+        return self.dropout(self.down(inside))
 
 
 class Block(Module):

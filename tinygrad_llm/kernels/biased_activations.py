@@ -1,0 +1,84 @@
+"""Compiled twin of `ops/biased_activations.py`: x is read once forward; backward, dx and db come from one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinygrad_llm import threads
+from tinygrad_llm.kernels.activations import gelu_normal, gelu_normal_derivative, gelu_tanh, gelu_tanh_derivative
+from tinygrad_llm.kernels.compiled import compiled
+from tinygrad_llm.kernels.layout import least_rows, matrix, same_float
+from tinygrad_llm.ops.biased_activations import bias_gelu, check_bias
+
+BLOCK = 64
+"""Rows whose contributions to db are added up before the blocks are: so it does not depend on the number of threads."""
+
+
+@compiled
+def bias_gelu_tanh_forward(low, high, x, bias, y):
+    columns = x.shape[1]
+    for i in range(low, high):
+        xi, yi = x[i], y[i]
+        for c in range(columns):
+            yi[c] = gelu_tanh(xi[c] + bias[c])
+
+
+@compiled
+def bias_gelu_normal_forward(low, high, x, bias, y):
+    columns = x.shape[1]
+    for i in range(low, high):
+        xi, yi = x[i], y[i]
+        for c in range(columns):
+            yi[c] = gelu_normal(xi[c] + bias[c])
+
+
+@compiled
+def bias_gelu_tanh_backward(low, high, x, bias, dy, dx, db):
+    """Blocks of rows, each with a row of db of its own."""
+    rows, columns = x.shape
+    for block in range(low, high):
+        db_block = db[block]
+        db_block[:] = 0
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, rows)):
+            xi, dyi, dxi = x[i], dy[i], dx[i]
+            for c in range(columns):
+                d = dyi[c] * gelu_tanh_derivative(xi[c] + bias[c])
+                dxi[c] = d
+                db_block[c] += d
+
+
+@compiled
+def bias_gelu_normal_backward(low, high, x, bias, dy, dx, db):
+    """Blocks of rows, each with a row of db of its own."""
+    rows, columns = x.shape
+    for block in range(low, high):
+        db_block = db[block]
+        db_block[:] = 0
+        for i in range(block * BLOCK, min((block + 1) * BLOCK, rows)):
+            xi, dyi, dxi = x[i], dy[i], dx[i]
+            for c in range(columns):
+                d = dyi[c] * gelu_normal_derivative(xi[c] + bias[c])
+                dxi[c] = d
+                db_block[c] += d
+
+
+@bias_gelu.kernel
+def _(x, bias, approximate=True):
+    if not same_float(x, bias):
+        return NotImplemented
+    check_bias("bias_gelu", x, bias)
+    xs, bias = matrix(x), np.ascontiguousarray(bias)
+    y = np.empty(x.shape, x.dtype)
+    forward = bias_gelu_tanh_forward if approximate else bias_gelu_normal_forward
+    threads.run(forward, len(xs), xs, bias, matrix(y), least=least_rows(x))
+
+    def vjp(dy):
+        dx = np.empty(x.shape, x.dtype)
+        blocks = -(-len(xs) // BLOCK)
+        db = np.empty((blocks, len(bias)), x.dtype)
+        backward = bias_gelu_tanh_backward if approximate else bias_gelu_normal_backward
+        least = max(1, least_rows(x) // BLOCK)
+        threads.run(backward, blocks, xs, bias, matrix(dy), matrix(dx), db, least=least)
+        return dx, db.sum(0)
+
+    return y, vjp
