@@ -77,7 +77,7 @@ def contestant_cells(results: Results, row: Row) -> tuple[list[str], list[Cells]
     lines: list[Cells] = [
         ("time", *(time_text(m.times.median) for m in measured)),
         ("  quartiles", *(span_text(m.times) for m in measured)),
-        ("CPU time", *(time_text(m.cpu) for m in measured)),
+        ("CPU time", *("" if m.cpu is None else time_text(m.cpu) for m in measured)),
         ("most memory", *("" if m.peak is None else size_text(m.peak) for m in measured)),
     ]
     if row.amount:

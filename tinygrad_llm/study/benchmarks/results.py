@@ -24,7 +24,7 @@ class Measured:
     """One contestant of a row: seconds of a run in each round, CPU seconds of a run, most memory held in bytes."""
 
     rounds: tuple[float, ...]
-    cpu: float = math.nan
+    cpu: float | None = None
     peak: int | None = None
 
     @property
@@ -117,7 +117,7 @@ class Results:
     def save(self, path: Path) -> None:
         """Write everything as JSON."""
         body = {"kind": KIND, "format": FORMAT, **asdict(self)}
-        atomic_write(path, (json.dumps(body, indent=1, allow_nan=True) + "\n").encode())
+        atomic_write(path, (json.dumps(body, indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -158,8 +158,7 @@ class Results:
 
 def _row(plain: dict[str, Any]) -> Row:
     measured = {
-        name: Measured(tuple(map(float, m["rounds"])), float(m["cpu"]), m["peak"])
-        for name, m in plain["measured"].items()
+        name: Measured(tuple(map(float, m["rounds"])), m["cpu"], m["peak"]) for name, m in plain["measured"].items()
     }
     row = Row(**{**plain, "measured": measured})
     if not all(m.rounds for m in measured.values()) or not row.own.rounds:

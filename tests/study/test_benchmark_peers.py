@@ -1,0 +1,100 @@
+"""What the benchmarks compare with computes exactly the same: PyTorch, tiktoken, Hugging Face's tokenizers."""
+
+import numpy as np
+import pytest
+
+from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.study.benchmarks import ours, peers
+from tinygrad_llm.study.benchmarks.cases import Case, gpt_sizes
+from tinygrad_llm.study.benchmarks.job import agree
+from tinygrad_llm.tensor import registry
+
+TINY = gpt_sizes(2, 16, 2, 8, 23)
+SHAPES = {"attention": [2, 2, 5, 4], "embedding": [7, 6], "einsum": [3, 4], "getitem": [7, 6]}
+
+
+def case(kind, **sizes):
+    return Case("", "", kind, sizes, ())
+
+
+def same(peer, made):
+    mine, theirs = ours.job(made), peers.job(peer, made)
+    assert agree(mine.checks, theirs.checks), (mine.checks, theirs.checks)
+    mine.before()
+    theirs.before()
+    for job in (mine, theirs):
+        job.run()
+    return mine, theirs
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="torch is not installed: pip install 'tinygrad-llm[peers]'")
+
+
+def test_every_operation_that_torch_has(torch):
+    for name in peers.torch_operations(torch):
+        assert name in registry
+        shape = SHAPES.get(name, [5, 6])
+        for backward in (False, True):
+            same("torch", case("operation", operation=name, shape=shape, backward=backward))
+
+
+def test_an_operation_without_an_equal(torch):
+    with pytest.raises(peers.Unsupported, match="torch has no equal of dropout"):
+        peers.job("torch", case("operation", operation="dropout", shape=[3, 4], backward=False))
+
+
+def test_adamw_and_clipping(torch):
+    for kind in ("adamw", "clip"):
+        mine, theirs = same("torch", case(kind, shapes=[[30, 40], [50]]))
+        assert mine.moved
+        assert len(theirs.checks) == len(mine.checks)
+
+
+def test_the_same_model_takes_the_same_steps(torch):
+    mine, theirs = same("torch", case("train", config=TINY, batch=3))
+    np.testing.assert_allclose([loss for loss, _ in mine.checks], [loss for loss, _ in theirs.checks], rtol=1e-5)
+    for _ in range(20):
+        a, b = mine.run(), theirs.run()
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_the_model_has_our_weights(torch):
+    config = GPTConfig(**TINY)
+    model, found = GPT(config), peers.torch_gpt(torch, config)
+    assert sum(p.numel() for p in found.parameters()) == model.parameter_count()
+    ids = np.arange(8)[None]
+    with torch.no_grad():
+        np.testing.assert_allclose(found(torch.from_numpy(ids)).numpy(), model(ids).data, rtol=1e-4, atol=1e-6)
+
+
+def test_decoding_yields_the_same_tokens(torch, monkeypatch):
+    monkeypatch.setattr(ours, "PROMPT", 3)
+    made = case("decode", config=TINY)
+    mine, theirs = ours.job(made), peers.job("torch", made)
+    assert agree(mine.checks, theirs.checks)
+    theirs.before()
+    mine.before()
+    tokens = [int(mine.run()[0]) for _ in range(4)]
+    found = [int(theirs.run().argmax()) for _ in range(4)]
+    assert found == tokens
+
+
+@pytest.mark.parametrize("name", ["tiktoken", "tokenizers"])
+def test_tokenizers_give_the_same_tokens(name):
+    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'tinygrad-llm[peers]'")
+    same(name, case("encode", characters=3000, vocab_size=320))
+
+
+def test_tokenizers_learn_as_much(monkeypatch):
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed: pip install 'tinygrad-llm[peers]'")
+    same("tokenizers", case("learn", characters=3000, vocab_size=320))
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    with pytest.raises(ValueError, match="--against jax: unknown; expected one of torch, tiktoken, tokenizers"):
+        peers.check_installed(("jax",))
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"--against torch: it is not installed here; pip install 'tinygrad-llm\[pee"):
+        peers.check_installed(("torch",))
