@@ -23,7 +23,8 @@ def check_sum(name, x, residual, **parameters):
 
 @op
 def add_layer_norm(x, residual, gain, bias, eps=1e-5):
-    """``(s, y)`` with ``s = x + residual`` and ``y = gain xhat + bias``, where xhat is s normalised as in `layer_norm`.
+    """``(s, y)`` with ``s = x + residual`` and ``y = gain xhat + bias``, where xhat is s normalised as in `layer_norm`:
+    ``xhat = (s - mean) rstd`` with ``rstd = 1 / sqrt(var + eps)``.
 
     Shapes: x, residual, s and y (..., C), gain and bias (C,). Saves what `layer_norm` saves. With ds and dy the
     cotangents of s and y, and ``g = dy gain``::
@@ -56,8 +57,8 @@ def through_layer_norm(s, gain, dys, eps, name):
     jacobian = rstd[..., None] * (delta - 1 / n - xhat[..., :, None] * xhat[..., None, :] / n)
     yield (
         f"`d{name}_j = sum_i ds_i ∂s_i/∂{name}_j + sum_i g_i ∂xhat_i/∂{name}_j` with `g = dy gain`, in a row of `N` "
-        f"entries; `∂s_i/∂{name}_j = delta_ij`, so xhat has the same derivative by it as by `s_j`, which is that of "
-        "layer_norm: `rstd (delta_ij - 1/N - xhat_i xhat_j/N)`",
+        f"entries; `∂s_i/∂{name}_j = delta_ij`, so xhat has the same derivative by it as by `s_j`, known "
+        "from the norm alone: `rstd (delta_ij - 1/N - xhat_i xhat_j/N)`",
         np.einsum("...i,ij->...j", ds, delta) + np.einsum("...i,...ij->...j", g, jacobian),
     )
     yield (
@@ -116,10 +117,11 @@ def _(rng, shape=(2, 2, 4)):  # an eps that matters
 
 @op
 def add_rms_norm(x, residual, gain, eps=1e-5):
-    """``(s, y)`` with ``s = x + residual`` and ``y = gain xhat``, where xhat is s normalised as in `rms_norm`.
+    """``(s, y)`` with ``s = x + residual`` and ``y = gain xhat``, where xhat is s normalised as in `rms_norm`:
+    ``xhat = s r`` with ``r = 1 / sqrt(mean(s^2) + eps)``.
 
     Shapes: x, residual, s and y (..., C), gain (C,). Saves what `rms_norm` saves. With ds and dy the cotangents of s
-    and y, ``g = dy gain``, and ``r = 1 / sqrt(mean(s^2) + eps)``::
+    and y, and ``g = dy gain``::
 
         dx = dresidual = ds + (g - xhat mean(g xhat)) r,   dgain = sum dy xhat
 
@@ -149,8 +151,8 @@ def through_rms_norm(s, gain, dys, eps, name):
     jacobian = r[..., None] * (delta - xhat[..., :, None] * xhat[..., None, :] / n)
     yield (
         f"`d{name}_j = sum_i ds_i ∂s_i/∂{name}_j + sum_i g_i ∂xhat_i/∂{name}_j` with `g = dy gain`, in a row of `N` "
-        f"entries; `∂s_i/∂{name}_j = delta_ij`, so xhat has the same derivative by it as by `s_j`, which is that of "
-        "rms_norm: `r (delta_ij - xhat_i xhat_j/N)`",
+        f"entries; `∂s_i/∂{name}_j = delta_ij`, so xhat has the same derivative by it as by `s_j`, known "
+        "from the norm alone: `r (delta_ij - xhat_i xhat_j/N)`",
         np.einsum("...i,ij->...j", ds, delta) + np.einsum("...i,...ij->...j", g, jacobian),
     )
     yield (
