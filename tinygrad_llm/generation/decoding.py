@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,34 +10,14 @@ from tinygrad_llm import random
 from tinygrad_llm.generation.cache import KVCache
 from tinygrad_llm.generation.sampling import Sampling, choose
 from tinygrad_llm.generation.streaming import TextStream
+from tinygrad_llm.models import Decoder
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
 
 
-class LanguageModel(Protocol):
-    """A decoder-only model: what generation asks of it."""
-
-    @property
-    def config(self) -> Any:
-        """Its sizes: vocab_size, and those that the cache needs."""
-
-    @property
-    def dtype(self) -> Any:
-        """Of its keys and values."""
-
-    def eval(self) -> Any:
-        """Switch dropout off."""
-
-    def hidden(self, ids: Array, positions: Array | None, mask: Array | None, cache: KVCache | None) -> Tensor:
-        """The (B, T, C) vectors of ids (B, T), which follow what the cache holds."""
-
-    def head(self, x: Tensor) -> Tensor:
-        """Logits (B, V) of vectors (B, C)."""
-
-
 def generate_tokens(
-    model: LanguageModel,
+    model: Decoder,
     prompts: Sequence[Sequence[int] | Array],
     sampling: Sampling | None = None,
     seed: int = 0,
@@ -86,7 +65,7 @@ def generate_tokens(
         yield np.array(chosen)
 
 
-def _forward(model: LanguageModel, windows: list[list[int]], count: int, cache: KVCache | None) -> Array:
+def _forward(model: Decoder, windows: list[list[int]], count: int, cache: KVCache | None) -> Array:
     """Logits (B, V) after the windows, of which only the last `count` columns are computed anew.
 
     Shorter windows are padded on the left; a mask keeps their padding from being seen, and their positions start at 0
@@ -105,7 +84,7 @@ def _forward(model: LanguageModel, windows: list[list[int]], count: int, cache: 
 
 
 def generate_text(
-    model: LanguageModel,
+    model: Decoder,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     max_tokens: int,
