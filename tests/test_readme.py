@@ -52,4 +52,5 @@ def test_files_that_are_named_exist():
         if match := re.match(r"( +)(\S+)", line):
             depth = len(match[1]) // 2 - 2
             above[depth:] = [match[2]]
-            assert ROOT.joinpath(*above).exists(), line
+            # without the kernels everything works, and so do the tests
+            assert ROOT.joinpath(*above).exists() or match[2] == "kernels/", line
