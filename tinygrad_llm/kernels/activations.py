@@ -15,7 +15,7 @@ import numpy as np
 from tinygrad_llm import threads
 from tinygrad_llm.kernels import elementary
 from tinygrad_llm.kernels.compiled import compiled
-from tinygrad_llm.kernels.elementary import expm1, normal, number
+from tinygrad_llm.kernels.elementary import LOG2_E, expm1, falling, normal, number
 from tinygrad_llm.kernels.layout import PIECE, same_float
 from tinygrad_llm.ops.activations import GELU_CUBIC, SQRT_2_OVER_PI, gelu, relu, sigmoid, silu, softplus, tanh
 from tinygrad_llm.tape import Array
@@ -32,6 +32,7 @@ def elementwise(function: Callable[..., Any], *arrays: Array) -> Array:
 # -- gelu --------------------------------------------------------------------------------------------------------------
 
 CUBIC, SLOPE = 2 * SQRT_2_OVER_PI * GELU_CUBIC, 2 * SQRT_2_OVER_PI
+FALLING_CUBIC, FALLING_SLOPE = -LOG2_E * CUBIC, -LOG2_E * SLOPE
 """Of 2 u. The tanh form is ``y = x s``, ``s = (1 + tanh u) / 2 = sigmoid(2 u)``, and ``(1 - tanh u) / 2 = 1 - s``."""
 
 INVERSE_SQRT_2_PI = 1 / math.sqrt(2 * math.pi)
@@ -39,12 +40,12 @@ INVERSE_SQRT_2_PI = 1 / math.sqrt(2 * math.pi)
 
 @compiled(inline=True)
 def gelu_tanh(x):
-    return x * elementary.sigmoid((x * x * number(CUBIC, x) + number(SLOPE, x)) * x)
+    return x * falling((x * x * number(FALLING_CUBIC, x) + number(FALLING_SLOPE, x)) * x)
 
 
 @compiled(inline=True)
 def gelu_tanh_derivative(x):
-    s = elementary.sigmoid((x * x * number(CUBIC, x) + number(SLOPE, x)) * x)
+    s = falling((x * x * number(FALLING_CUBIC, x) + number(FALLING_SLOPE, x)) * x)
     slope = x * x * number(3 * CUBIC, x) + number(SLOPE, x)
     return s * (number(1, x) + x * (number(1, x) - s) * slope)
 
