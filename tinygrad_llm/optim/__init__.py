@@ -2,7 +2,7 @@
 
 from tinygrad_llm.optim.adamw import Adam, AdamW
 from tinygrad_llm.optim.muon import Muon
-from tinygrad_llm.optim.optimizer import Optimizer, clip_by_global_norm, global_norm
+from tinygrad_llm.optim.optimizer import Optimizer, clip_by_global_norm, clip_factor, global_norm
 from tinygrad_llm.optim.schedules import SCHEDULES, Schedule, rate_factor
 from tinygrad_llm.optim.sgd import SGD
 
@@ -15,6 +15,7 @@ __all__ = [
     "Optimizer",
     "Schedule",
     "clip_by_global_norm",
+    "clip_factor",
     "global_norm",
     "rate_factor",
 ]

@@ -7,33 +7,50 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tinygrad_llm.backend import twinned
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim.optimizer import Optimizer
 from tinygrad_llm.tape import Array
 
 
-def adam_direction(
-    gradient: Array, mean: Array, square: Array, steps: int, betas: tuple[float, float], eps: float
-) -> Array:
-    """Update the running `mean` of the gradient and of its `square` in place; return ``mhat / (sqrt(vhat) + eps)``.
+@twinned
+def adamw_update(
+    weight: Array,
+    gradient: Array,
+    mean: Array,
+    square: Array,
+    steps: int,
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    decay: float,
+    scale: float = 1.0,
+) -> None:
+    """The `steps`-th step of AdamW: changes `weight`, and the running `mean` of the gradient and of its `square`.
 
-    ``m = b1 m + (1-b1) g``, ``v = b2 v + (1-b2) g^2``; both start at zero, and dividing by ``1 - b^t`` takes that bias
-    out: ``mhat = m / (1 - b1^t)``, ``vhat = v / (1 - b2^t)``. Source: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
+    With ``g = scale gradient``: ``m = b1 m + (1-b1) g`` and ``v = b2 v + (1-b2) g^2``. Both start at zero, and dividing
+    by ``1 - b^t`` takes that bias out: ``mhat = m / (1 - b1^t)``, ``vhat = v / (1 - b2^t)``. Then
+
+        w = (1 - decay) w - rate mhat / (sqrt(vhat) + eps)
+
+    Sources: Kingma and Ba 2015, arXiv:1412.6980, algorithm 1; for the decay, which `AdamW` explains, Loshchilov and
+    Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
     b1, b2 = betas
-    scratch = (1 - b1) * gradient
+    scratch = ((1 - b1) * scale) * gradient
     mean *= b1
     mean += scratch
     np.multiply(gradient, gradient, out=scratch)
-    scratch *= 1 - b2
+    scratch *= (1 - b2) * scale**2
     square *= b2
     square += scratch
     np.sqrt(square, out=scratch)
     scratch *= 1 / math.sqrt(1 - b2**steps)
     scratch += eps
     np.divide(mean, scratch, out=scratch)
-    scratch *= 1 / (1 - b1**steps)
-    return scratch
+    scratch *= rate / (1 - b1**steps)
+    weight *= 1 - decay
+    weight -= scratch
 
 
 class AdamW(Optimizer):
@@ -56,13 +73,10 @@ class AdamW(Optimizer):
             raise ValueError(f"{type(self).__name__}: betas={betas} must be at least 0 and less than 1")
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
-    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
-        if self.weight_decay and parameter.decay:
-            parameter.data *= 1 - lr * self.weight_decay
-        mean, square = self.buffer(name, "mean"), self.buffer(name, "square")
-        direction = adam_direction(gradient, mean, square, self.updates[name], self.betas, self.eps)
-        direction *= lr
-        parameter.data -= direction
+    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float, scale: float) -> None:
+        state = self.buffer(name, "mean"), self.buffer(name, "square"), self.updates[name]
+        decay = lr * self.weight_decay if parameter.decay else 0.0
+        adamw_update(parameter.data, gradient, *state, lr, self.betas, self.eps, decay, scale)
 
 
 class Adam(AdamW):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from tinygrad_llm.backend import twinned
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim.adamw import AdamW
 from tinygrad_llm.tape import Array
@@ -14,6 +15,7 @@ from tinygrad_llm.tape import Array
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
+@twinned
 def orthogonalize(matrix: Array, steps: int = 5) -> Array:
     """The nearest matrix whose singular values are all about 1, by Newton-Schulz iteration.
 
@@ -37,6 +39,22 @@ def orthogonalize(matrix: Array, steps: int = 5) -> Array:
     return x.T if tall else x
 
 
+@twinned
+def muon_update(
+    weight: Array, gradient: Array, velocity: Array, rate: float, momentum: float, decay: float, scale: float = 1.0
+) -> None:
+    """One step of `Muon` for a matrix: changes `weight` and `velocity`.
+
+    ``g = scale gradient``, ``v = momentum v + g``, ``w = (1 - decay) w - rate orthogonalize(g + momentum v)``.
+    """
+    g = gradient if scale == 1 else scale * gradient
+    velocity *= momentum
+    velocity += g
+    direction = orthogonalize(g + momentum * velocity)
+    weight *= 1 - decay
+    weight -= rate * direction
+
+
 class Muon(AdamW):
     """Nesterov momentum, orthogonalised, for the matrices of linear maps; AdamW for every other parameter.
 
@@ -58,13 +76,9 @@ class Muon(AdamW):
             raise ValueError(f"Muon: momentum={momentum} must be at least 0 and less than 1")
         self.momentum = momentum
 
-    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
+    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float, scale: float) -> None:
         if not (parameter.decay and parameter.ndim == 2):
-            super().update(name, parameter, gradient, lr)
+            super().update(name, parameter, gradient, lr, scale)
             return
-        velocity = self.buffer(name, "velocity")
-        velocity *= self.momentum
-        velocity += gradient
-        direction = orthogonalize(gradient + self.momentum * velocity)
-        parameter.data *= 1 - lr * self.weight_decay
-        parameter.data -= lr * 0.2 * math.sqrt(max(parameter.shape)) * direction
+        velocity, rate = self.buffer(name, "velocity"), lr * 0.2 * math.sqrt(max(parameter.shape))
+        muon_update(parameter.data, gradient, velocity, rate, self.momentum, lr * self.weight_decay, scale)

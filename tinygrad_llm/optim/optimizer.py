@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from tinygrad_llm.backend import twinned
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.tape import Array
 
@@ -33,8 +34,11 @@ class Optimizer:
         self.state: dict[str, dict[str, Array]] = {}
         self.updates: dict[str, int] = {}
 
-    def step(self, lr: float | None = None) -> None:
-        """One update, with the given learning rate or the optimiser's own."""
+    def step(self, lr: float | None = None, scale: float = 1.0) -> None:
+        """One update, with the given learning rate or the optimiser's own.
+
+        All gradients count `scale` times: given `clip_factor`, that clips them without writing them to memory again.
+        """
         rate = self.lr if lr is None else lr
         trained = [(name, p, p.grad) for name, p in self.parameters.items() if p.grad is not None]
         for name, parameter, _ in trained:  # all are looked at before the first is updated
@@ -45,10 +49,10 @@ class Optimizer:
                 )
         for name, parameter, gradient in trained:
             self.updates[name] = self.updates.get(name, 0) + 1
-            self.update(name, parameter, gradient, rate)
+            self.update(name, parameter, gradient, rate, scale)
 
-    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
-        """Update one parameter."""
+    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float, scale: float) -> None:
+        """Update one parameter, from `scale` times its gradient."""
         raise NotImplementedError
 
     def buffer(self, name: str, kind: str) -> Array:
@@ -83,23 +87,34 @@ class Optimizer:
         self.state, self.updates = state, updates
 
 
+@twinned
+def sum_of_squares(array: Array) -> float:
+    """``sum a^2`` over all elements, by BLAS."""
+    return float(np.vdot(array, array))
+
+
 def global_norm(parameters: Iterable[Parameter]) -> float:
-    """``sqrt(sum g^2)`` over all gradients: each parameter's sum by BLAS, those of all parameters without rounding."""
-    squares = (float(np.vdot(p.grad, p.grad)) for p in parameters if p.grad is not None)
-    return math.sqrt(math.fsum(squares))
+    """``sqrt(sum g^2)`` over all gradients: the sums of the parameters are added without rounding."""
+    return math.sqrt(math.fsum(sum_of_squares(p.grad) for p in parameters if p.grad is not None))
 
 
-def clip_by_global_norm(parameters: Iterable[Parameter], limit: float) -> float:
-    """Scale all gradients by ``limit / norm`` if their global norm exceeds `limit`; return the norm before.
+def clip_factor(norm: float, limit: float) -> float:
+    """What gradients of this global norm must be multiplied by so that it does not exceed `limit`: 1 if it does not.
 
     Source: Pascanu, Mikolov, Bengio 2013, arXiv:1211.5063, section 3.2.
     """
     if not limit >= 0:
         raise ValueError(f"clip_by_global_norm: limit={limit} must not be negative")
+    return limit / norm if norm > limit else 1.0
+
+
+def clip_by_global_norm(parameters: Iterable[Parameter], limit: float) -> float:
+    """Multiply all gradients by their `clip_factor`; return their global norm before."""
     parameters = list(parameters)
     norm = global_norm(parameters)
-    if norm > limit:
+    factor = clip_factor(norm, limit)
+    if factor != 1:
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter.grad *= parameter.dtype.type(limit / norm)
+                parameter.grad *= parameter.dtype.type(factor)
     return norm

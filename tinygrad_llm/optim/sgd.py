@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tinygrad_llm.backend import twinned
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim.optimizer import Optimizer
 from tinygrad_llm.tape import Array
+
+
+@twinned
+def sgd_update(
+    weight: Array,
+    gradient: Array,
+    velocity: Array | None,
+    rate: float,
+    momentum: float,
+    nesterov: bool,
+    decay: float,
+    scale: float = 1.0,
+) -> None:
+    """One step of `SGD`, with ``g = scale gradient + decay w``: changes `weight` and `velocity` (None without momentum)."""
+    g = gradient if scale == 1 else scale * gradient
+    if decay:
+        g = g + decay * weight
+    if velocity is not None:
+        velocity *= momentum
+        velocity += g
+        g = g + momentum * velocity if nesterov else velocity
+    weight -= rate * g
 
 
 class SGD(Optimizer):
@@ -29,12 +52,7 @@ class SGD(Optimizer):
             raise ValueError(f"SGD: momentum={momentum} must be at least 0 and less than 1")
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
 
-    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float) -> None:
-        if self.weight_decay and parameter.decay:
-            gradient = gradient + self.weight_decay * parameter.data
-        if self.momentum:
-            velocity = self.buffer(name, "velocity")
-            velocity *= self.momentum
-            velocity += gradient
-            gradient = gradient + self.momentum * velocity if self.nesterov else velocity
-        parameter.data -= lr * gradient
+    def update(self, name: str, parameter: Parameter, gradient: Array, lr: float, scale: float) -> None:
+        velocity = self.buffer(name, "velocity") if self.momentum else None
+        decay = self.weight_decay if parameter.decay else 0.0
+        sgd_update(parameter.data, gradient, velocity, lr, self.momentum, self.nesterov, decay, scale)
