@@ -21,7 +21,7 @@ def sgd_update(
     decay: float,
     scale: float = 1.0,
 ) -> None:
-    """One step of `SGD`, with ``g = scale gradient + decay w``: changes `weight` and `velocity` (None without momentum)."""
+    """One step of `SGD`, with ``g = scale gradient + decay w``; `velocity` is None without momentum."""
     g = gradient if scale == 1 else scale * gradient
     if decay:
         g = g + decay * weight
