@@ -169,12 +169,14 @@ SAVED = {
     "gelu": {"x"},
     "getitem": {"index"},
     "linear": {"x", "weight"},
+    "logsumexp": {"x"},
     "matmul": {"x", "y"},
     "max": {"x"},
     "mul": {"x", "y"},
     "power": {"x", "y"},
     "silu": {"x"},
     "swiglu": {"gate", "up"},
+    "self_attention": {"qkv"},
     "where": {"condition"},
 }
 """The inputs that a vjp may keep alive until backward; none for the operations that are not named."""
