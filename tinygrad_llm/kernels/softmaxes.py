@@ -13,7 +13,6 @@ from tinygrad_llm.kernels.elementary import exp
 from tinygrad_llm.kernels.layout import least_rows, matrix, same_float
 from tinygrad_llm.kernels.vector import largest
 from tinygrad_llm.ops.softmaxes import log_softmax, logsumexp, softmax
-from tinygrad_llm.tape import Array
 
 
 def fits(x: Any, axis: Any) -> bool:
@@ -26,6 +25,12 @@ def highest(row):
     """The largest entry, or 0 if the row is fully masked: -inf + inf would be NaN."""
     top = largest(row)
     return top if top > -np.inf else row.dtype.type(0)
+
+
+@compiled(inline=True)
+def difference(x, top, log_total):
+    """``(x - top) - log_total`` in this order, which an inlined function keeps: of logits 1e4 the sum loses digits."""
+    return (x - top) - log_total
 
 
 # -- softmax -----------------------------------------------------------------------------------------------------------
@@ -90,7 +95,7 @@ def log_softmax_forward(low, high, x, y, masked):
         masked[i] = total == 0
         log_total = x.dtype.type(math.log(total)) if total != 0 else total
         for c in range(columns):
-            yi[c] = (xi[c] - top) - log_total
+            yi[c] = difference(xi[c], top, log_total)
 
 
 @compiled
