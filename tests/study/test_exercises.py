@@ -94,7 +94,7 @@ def code_without_docstrings(source):
 def test_the_path_has_every_operation_from_add_to_attention():
     names = [name for family in PATH.values() for name in family]
     assert sorted(names) == OPERATIONS == sorted(tg.ops.__all__)
-    assert (names[0], names[-1]) == ("add", "attention")
+    assert (names[0], names[-1]) == ("add", "self_attention")
 
 
 def test_a_block_keeps_the_formulas_of_the_forward_pass():
@@ -745,7 +745,7 @@ def test_the_next_exercise_is_the_first_that_is_not_done(tmp_path):
     assert progress.next() == "add"
     progress.update("neg", done=True)
     assert progress.next("sub") == "mul"
-    assert progress.next("attention") == "add"
+    assert progress.next("self_attention") == "add"
     for name in OPERATIONS:
         progress.update(name, done=True)
     assert progress.next() is None

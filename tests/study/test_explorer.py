@@ -180,17 +180,18 @@ def test_attention_patterns_are_those_of_the_inputs(data):
     boxes = [box for box in data["boxes"] if "attention" in box]
     assert len(boxes) == 2
     for box in boxes:
-        q, k, v = (array(data, data["values"][i["value"]]["array"]) for i in box["inputs"])
+        qkv = array(data, data["values"][box["inputs"][0]["value"]]["array"])
+        q, k, v = qkv.reshape(*qkv.shape[:2], 3, 2, 4).transpose(2, 0, 3, 1, 4)
         scores = np.where(np.tri(10, dtype=bool), q @ k.swapaxes(-1, -2) / 2, -np.inf)  # D = 4
         p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         np.testing.assert_allclose(array(data, box["attention"]["p"]), p, rtol=1e-12)
         dy = array(data, data["values"][box["values"][0]]["gradient"])
-        dp = np.einsum("bhtd,bhsd->bhts", dy, v)
+        dp = np.einsum("bthd,bhsd->bhts", dy.reshape(*dy.shape[:2], 2, 4), v)
         np.testing.assert_allclose(array(data, box["attention"]["dp"]), dp, rtol=0, atol=1e-13)
         ds = p * (dp - (p * dp).sum(-1, keepdims=True))
         np.testing.assert_allclose(array(data, box["attention"]["ds"]), ds, rtol=0, atol=1e-13)
-        dq = array(data, data["values"][box["inputs"][0]["value"]]["gradient"])
-        np.testing.assert_allclose(np.einsum("bhts,bhsd->bhtd", ds, k) / 2, dq, rtol=0, atol=1e-13)
+        dq = array(data, data["values"][box["inputs"][0]["value"]]["gradient"])[:, :, :8].reshape(*dy.shape[:2], 2, 4)
+        np.testing.assert_allclose(np.einsum("bhts,bhsd->bthd", ds, k) / 2, dq, rtol=0, atol=1e-13)
 
 
 def test_attention_with_a_mask_and_shared_heads():
@@ -247,12 +248,21 @@ def test_axes_are_known_where_the_operations_say_so(data):
     assert axes["token_embedding.weight"] == ("vocabulary", "channel")
     assert axes["position_embedding.weight"] == ("row", "channel")
     assert axes["embedding_1"] == axes["add_2"] == axes["bias_gelu_1"] == ("batch", "token", "channel")
-    assert axes["reshape_1"] == ("batch", "token", "head", "channel")
-    assert axes["transpose_1"] == axes["attention_1"] == ("batch", "head", "token", "channel")
-    assert axes["reshape_4"] == ("batch", "token", "channel")
-    assert axes["transpose_9"] == ("channel", "vocabulary")
+    assert axes["self_attention_1"] == ("batch", "token", "channel")
+    assert axes["transpose"] == ("channel", "vocabulary")
     assert axes["logits"] == ("batch", "token", "vocabulary")
     assert axes["loss"] == ()
+
+
+def test_axes_of_heads():
+    table = Tensor(rng().standard_normal((5, 4)), True)
+    ids = np.array([[0, 1, 2], [3, 4, 0]])
+    heads = ops.embedding(table, ids).reshape(2, 3, 2, 2).transpose(0, 2, 1, 3)
+    y = ops.attention(heads, heads, heads).transpose(0, 2, 1, 3).reshape(2, 3, 4)
+    axes = {value["name"]: tuple(value["axes"]) for value in data_of(ops.sum(y), ids=ids)["values"]}
+    assert axes["reshape_1"] == ("batch", "token", "head", "channel")
+    assert axes["transpose_1"] == axes["attention"] == ("batch", "head", "token", "channel")
+    assert axes["reshape_2"] == ("batch", "token", "channel")
 
 
 def test_axes_that_are_not_known_are_not_guessed():

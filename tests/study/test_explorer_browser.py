@@ -283,15 +283,18 @@ def test_arrows_move_the_cursor(browser, pages, file, size, graph):
         assert page.get_attribute("#tab-why", "aria-selected") == "true"
 
 
-@both
-def test_slices_of_further_axes(browser, pages, file, size, graph):
-    value = named(graph, "attention_1")  # (1, 2, 10, 4)
-    with opened(browser, pages, file, size) as page:
-        go_to(page, "attention_1")
+def test_slices_of_further_axes(browser, pages, tmp_path):
+    rng = np.random.default_rng(0)
+    heads = Tensor(rng.standard_normal((3, 10, 4)), True)
+    weights = rng.standard_normal(heads.shape)
+    path = tmp_path / "heads.html"
+    explore((heads * weights).sum(), path, names={"heads": heads})
+    with opened(browser, pages, path) as page:
+        go_to(page, "heads")
         page.select_option(".slice select", "1")
         index, number, gradient = readout(page)
-        assert index[1] == 1
-        assert (number, gradient) == (value.data[index], value.gradient[index])
+        assert index[0] == 1
+        assert (number, gradient) == (heads.data[index], weights[index])
 
 
 @both
@@ -354,12 +357,13 @@ def test_why_ends_where_backward_began(browser, pages, file):
 
 @both
 def test_attention_heads(browser, pages, file, size, graph):
-    value = named(graph, "attention_2")
-    q, k, _ = value.node.memory.arrays[:3]
+    value = named(graph, "self_attention_2")
+    qkv = value.node.memory.arrays[0]
+    q, k, _ = qkv.reshape(*qkv.shape[:2], 3, 2, 4).transpose(2, 0, 3, 1, 4)
     scores = np.where(np.tri(10, dtype=bool), q @ k.swapaxes(-1, -2) / 2, -np.inf)
     p = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     with opened(browser, pages, file, size) as page:
-        go_to(page, "attention_2")
+        go_to(page, "self_attention_2")
         page.click("#tab-attention")
         for head in (0, 1):
             page.click(f".choices[aria-label=Head] [data-key='{head}']")

@@ -38,8 +38,8 @@ def test_values_know_their_makers_their_modules_and_their_uses(step):
     assert logits.uses[0].parameter == "logits"
     paths = {value.path for value in graph.values.values() if value.operation == "bias_gelu"}
     assert paths == {("GPT", "blocks.0", "mlp"), ("GPT", "blocks.1", "mlp")}
-    names = [value.name for value in graph.values.values() if value.operation == "split"]
-    assert names == ["split_1.0", "split_1.1", "split_1.2", "split_2.0", "split_2.1", "split_2.2"]
+    names = [value.name for value in graph.values.values() if value.operation == "self_attention"]
+    assert names == ["self_attention_1", "self_attention_2"]
     assert [n.order for n in graph.nodes] == sorted(n.order for n in graph.nodes)
 
 

@@ -20,7 +20,11 @@ from tinygrad_llm.study.rungs.primitives import compositions
 from tinygrad_llm.study.rungs.workloads import arrays_read, draw_workload, largest_array, product_operations
 
 OURS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
-SMALL = {"attention": (1, 2, 5, 3), "rotary": (1, 2, 3, 4), "getitem": (9, 4), "einsum": (3, 4), "matmul": (3, 4)}
+SMALL = {"attention": (1, 2, 5, 3), "self_attention": (1, 5, 12), "rotary": (1, 2, 3, 4)} | {
+    "getitem": (9, 4),
+    "einsum": (3, 4),
+    "matmul": (3, 4),
+}
 EPS = float(np.finfo(np.float32).eps)
 
 
@@ -263,6 +267,7 @@ def test_too_large_a_shape_is_refused_before_anything_is_drawn(monkeypatch):
 def test_inner_arrays_count_as_memory(monkeypatch):
     q, k = np.empty((2, 3, 50, 1)), np.empty((2, 1, 70, 1))
     assert largest_array(tg.ops.attention, (q, k, k)) == 2 * 3 * 50 * 70
+    assert largest_array(tg.ops.self_attention, (np.empty((2, 50, 9)),), heads=3) == 2 * 3 * 50 * 50
     assert largest_array(tg.ops.embedding, (np.empty((100, 2)), np.empty((5, 7), int))) == 100 * 35
     assert largest_array(tg.ops.add, (np.empty((2, 3)), 1.0)) == 6
     monkeypatch.setattr(workloads, "available_memory", lambda: 64 * 2000)
@@ -335,6 +340,8 @@ def test_operations_of_the_products():
     visible = 2 + 3 + 4 + 5
     causal = 2 * (2 * 3) * visible * (6 + 7)
     assert count("attention", *shapes, output=(), causal=True) == (causal, 2 * causal)
+    assert count("self_attention", (2, 5, 36), output=(), heads=3) == (4 * 2 * 25 * 12, 8 * 2 * 25 * 12)
+    assert count("self_attention", (2, 5, 36), output=(), causal=True) == (4 * 2 * 15 * 12, 8 * 2 * 15 * 12)
     assert count("softmax", (4, 5), output=(4, 5)) == (0, 0)
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from tinygrad_llm.kernels.compiled import compiled
-from tinygrad_llm.kernels.elementary import exp32
+from tinygrad_llm.kernels.elementary import exp
 from tinygrad_llm.kernels.vector import ROWS, block_columns, largest, multiply_block, row_of, rows_from, transpose_block
 
 
@@ -83,18 +79,6 @@ def copy_scaled(x, y, factor):
         y[c] = x[c] * factor
 
 
-def exponential(x):
-    """exp of a float32 or a float64."""
-    return math.exp(x)
-
-
-@overload(exponential, jit_options={"forceinline": True, "error_model": "numpy", "nogil": True})
-def _exponential(x):
-    if x == types.float32:
-        return lambda x: exp32(x)
-    return lambda x: math.exp(x)
-
-
 @compiled
 def exponentials(scores, low, high, columns, top, total):
     """Make the scores of rows low to high ``exp(score - top)``, with the maximum and the sum of each row in `top` and
@@ -112,7 +96,7 @@ def exponentials(scores, low, high, columns, top, total):
         for begin in range(0, columns, step):
             part = row[begin : begin + step]
             for s in range(step):
-                part[s] = exponential(part[s] - most)
+                part[s] = exp(part[s] - most)
     for i in range(low, high):
         row, sum = row_of(scores, i), scores.dtype.type(0)
         for s in range(columns):

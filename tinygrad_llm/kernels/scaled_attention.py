@@ -20,12 +20,12 @@ import numpy as np
 
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
+from tinygrad_llm.kernels.elementary import exp
 from tinygrad_llm.kernels.layout import same_float
 from tinygrad_llm.kernels.panels import (
     copy_back,
     copy_rows,
     copy_transposed,
-    exponential,
     exponentials,
     fill,
     multiply,
@@ -205,7 +205,7 @@ def score_gradients(p, ds, top, weight, along):
     for begin in range(0, len(p), step):
         p_part, ds_part = p[begin : begin + step], ds[begin : begin + step]
         for s in range(step):
-            p_part[s] = exponential(p_part[s] - top) * weight
+            p_part[s] = exp(p_part[s] - top) * weight
             ds_part[s] = p_part[s] * (ds_part[s] - along)
 
 

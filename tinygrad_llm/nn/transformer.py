@@ -44,19 +44,12 @@ class CausalSelfAttention(Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Array | None = None, cache: LayerCache | None = None) -> Tensor:
-        batch, time, channels = x.shape
         qkv = self.qkv(x)
         if cache is not None:
+            batch, time, _ = x.shape
             new_q, new_k, new_v = qkv.data.reshape(batch, time, 3, self.heads, -1).transpose(2, 0, 3, 1, 4)
             return self.dropout(self.out(attend_cached(cache, new_q, new_k, new_v, mask)))
-        q, k, v = (self._to_heads(part) for part in ops.split(qkv, 3, axis=-1))
-        y = ops.attention(q, k, v, mask=mask, causal=True)
-        return self.dropout(self.out(y.transpose(0, 2, 1, 3).reshape(batch, time, channels)))
-
-    def _to_heads(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, H, T, D)."""
-        batch, time, channels = x.shape
-        return x.reshape(batch, time, self.heads, channels // self.heads).transpose(0, 2, 1, 3)
+        return self.dropout(self.out(ops.self_attention(qkv, self.heads, mask=mask, causal=True)))
 
 
 class MLP(Module):

@@ -10,6 +10,7 @@ from tinygrad_llm.ops.losses import cross_entropy
 from tinygrad_llm.ops.norms import layer_norm, rms_norm
 from tinygrad_llm.ops.piecewise import abs, clip, where
 from tinygrad_llm.ops.products import einsum, linear, matmul
+from tinygrad_llm.ops.projected_attention import self_attention
 from tinygrad_llm.ops.reductions import max, mean, sum
 from tinygrad_llm.ops.regularization import dropout
 from tinygrad_llm.ops.residual_norms import add_layer_norm, add_rms_norm
@@ -52,6 +53,7 @@ __all__ = [
     "reshape",
     "rms_norm",
     "rotary",
+    "self_attention",
     "sigmoid",
     "silu",
     "softmax",

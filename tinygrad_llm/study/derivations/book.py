@@ -44,6 +44,7 @@ ORDER = (
         "rotations",
     ),
     "scaled_attention",
+    "projected_attention",
 )
 """The modules of operations, in the order in which one would read them."""
 

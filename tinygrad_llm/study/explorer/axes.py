@@ -90,7 +90,7 @@ def _follow(node: Node, given: Sequence[Kinds], shape: tuple[int, ...]) -> Kinds
         return (*given[0][:-1], given[1][-1])
     if node.name == "attention":
         return (*given[0][:3], given[2][3])
-    if node.name == "split":
+    if node.name in ("self_attention", "split"):
         return given[0]
     if node.name == "transpose":
         axes = options.get("axes") if len(arrays) < 2 else arrays[1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_llm.ops.projected_attention import heads_of, split_heads
 from tinygrad_llm.ops.scaled_attention import hide, softmax_rows
 from tinygrad_llm.study.graph import Graph, Key, key_of, remembered
 from tinygrad_llm.tape import Array, Node
@@ -87,10 +88,13 @@ def attention_patterns(graph: Graph, node: Node) -> dict[str, Array] | None:
     Recomputed from its inputs: ``p = softmax(scale q k^T)``, ``dp = dy v^T``, ``ds = p (dp - rowsum(dp p))``.
     """
     memory = remembered(node)
-    if node.name != "attention" or tuple(node.parameters[:3]) != ("q", "k", "v"):
-        return None
     given = dict(zip(node.parameters, memory.arrays, strict=False)) | dict(memory.options)
-    q, k, v = given["q"], given["k"], given["v"]
+    if node.name == "self_attention" and node.parameters[0] == "qkv":
+        q, k, v = split_heads(given["qkv"], given["heads"])
+    elif node.name == "attention" and tuple(node.parameters[:3]) == ("q", "k", "v"):
+        q, k, v = given["q"], given["k"], given["v"]
+    else:
+        return None
     group = q.shape[1] // max(k.shape[1], 1)
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
     scale = given.get("scale")
@@ -102,6 +106,8 @@ def attention_patterns(graph: Graph, node: Node) -> dict[str, Array] | None:
         patterns = {"p": p}
         dy = graph.cotangents[node.order][0]
         if dy is not None:
+            if node.name == "self_attention":
+                dy = heads_of(dy, q.shape[1])
             dp = dy @ v.swapaxes(-1, -2)
             patterns |= {"dp": dp, "ds": p * (dp - (dp * p).sum(-1, keepdims=True))}
     return patterns

@@ -170,6 +170,15 @@ def attention(
     return ops.matmul(softmax(scores), v)
 
 
+def self_attention(
+    qkv: Tensor, heads: int, mask: Any = None, causal: bool = False, scale: float | None = None
+) -> Tensor:
+    batch, time, channels = qkv.shape
+    parts = ops.transpose(ops.reshape(qkv, (batch, time, 3, heads, channels // (3 * heads))), (2, 0, 3, 1, 4))
+    y = attention(parts[0], parts[1], parts[2], mask, causal, scale)
+    return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (batch, time, channels // 3))
+
+
 def cross_entropy(
     logits: Tensor,
     targets: Any,
@@ -214,6 +223,7 @@ compositions: dict[str, Callable[..., Any]] = {
     "relu": relu,
     "rms_norm": rms_norm,
     "rotary": rotary,
+    "self_attention": self_attention,
     "sigmoid": sigmoid,
     "silu": silu,
     "softmax": softmax,

@@ -38,12 +38,18 @@ SHAPES: dict[str, Shape] = {
     "matmul": (512, 512),
     "rms_norm": (2048, 768),
     "rotary": (4, 8, 256, 64),
+    "self_attention": (4, 256, 1536),
 }
 """Shape of the first input, where it is not the usual one."""
 
 
 def _attention(rng: np.random.Generator, shape: Shape) -> Arguments:
     return tuple(normal(rng, shape) for _ in range(3)), {"causal": True}
+
+
+def _self_attention(rng: np.random.Generator, shape: Shape) -> Arguments:
+    heads = next(h for h in (8, 4, 2, 1) if shape[-1] % (3 * h) == 0 or h == 1)
+    return (normal(rng, shape),), {"heads": heads, "causal": True}
 
 
 def _einsum(rng: np.random.Generator, shape: Shape) -> Arguments:
@@ -73,6 +79,7 @@ def _reversed(rng: np.random.Generator, shape: Shape) -> Arguments:
 
 WORKLOADS: dict[str, Callable[[np.random.Generator, Shape], Arguments]] = {
     "attention": _attention,
+    "self_attention": _self_attention,
     "einsum": _einsum,
     "embedding": _lookup,
     "getitem": _lookup,
@@ -131,7 +138,7 @@ def draw_workload(operation: Operation, rng: np.random.Generator, shape: Shape |
         check_memory(operation, math.prod(wanted))
     with fitting(operation, shape):
         inputs, options = operation.sample.draw(rng, 0, wanted) if draw is None else draw(rng, wanted or ())
-        check_memory(operation, largest_array(operation, inputs))
+        check_memory(operation, largest_array(operation, inputs, options.get("heads", 1)))
     return inputs, options
 
 
@@ -145,11 +152,14 @@ def check_memory(operation: Operation, entries: int) -> None:
         )
 
 
-def largest_array(operation: Operation, inputs: Sequence[Any]) -> int:
+def largest_array(operation: Operation, inputs: Sequence[Any], heads: int = 1) -> int:
     """Entries of the largest array there will be: an input, the scores of an attention, or one-hot rows."""
     sizes = [np.size(x) for x in inputs]
     if operation.name == "attention" and all(np.ndim(x) == 4 for x in inputs[:2]):
         sizes.append(math.prod(inputs[0].shape[:3]) * inputs[1].shape[2])
+    if operation.name == "self_attention" and np.ndim(inputs[0]) == 3:
+        batch, time, _ = inputs[0].shape
+        sizes.append(batch * heads * time**2)
     if operation.name == "embedding":
         sizes.append(np.size(inputs[1]) * len(inputs[0]))
     return max(sizes)
@@ -183,6 +193,10 @@ def product_operations(
         if options.get("causal"):
             pairs -= int(future(q.shape[2], k.shape[2]).sum())
         forward = 2 * q.shape[0] * q.shape[1] * pairs * (q.shape[3] + v.shape[3])
+    elif operation.name == "self_attention" and _ours(operation):
+        batch, time, channels = inputs[0].shape
+        pairs = time * (time + 1) // 2 if options.get("causal") else time**2
+        forward = 4 * batch * pairs * (channels // 3)
     else:
         forward = 0
     return forward, 2 * forward
