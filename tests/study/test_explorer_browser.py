@@ -142,9 +142,9 @@ def test_groups_unfold_and_fold(browser, pages, file, size):
     with opened(browser, pages, file, size) as page:
         page.click(".box.group:has-text('blocks.0')")
         assert page.locator(".frame").count() == 2
-        assert page.locator(".box").count() == 9 - 1 + 6  # two norms, attention, mlp, two additions
-        page.click(".box.group:has-text('mlp_norm')")
-        assert box(page, "blocks.0.mlp_norm.gain").is_visible()
+        assert page.locator(".box").count() == 9 - 1 + 7  # one norm folded, one with its sum and parameters
+        page.click(".box.group:has-text('attention_norm')")
+        assert box(page, "blocks.0.attention_norm.gain").is_visible()
         edges = page.locator("path.edge").count()
         page.click(".frame-title:has-text('blocks.0')")
         assert page.locator(".box").count() == 9
@@ -160,7 +160,7 @@ def test_unfolded_boxes_stand_in_their_frames_and_apart_from_each_other(browser,
             page.locator(".box.group").first.evaluate("(box) => box.click()")
         areas = "(all) => all.map((e) => [e.dataset.key, e.getBoundingClientRect().toJSON()])"
         boxes, frames = page.locator(".box").evaluate_all(areas), page.locator(".frame").evaluate_all(areas)
-        assert (len(boxes), len(frames)) == (73, 22)
+        assert (len(boxes), len(frames)) == (53, 18)
         inside = dict.fromkeys((key for key, _ in frames), 0)
         for number, (_, a) in enumerate(boxes):
             for _, b in boxes[:number]:
@@ -179,7 +179,7 @@ def test_unfolded_boxes_stand_in_their_frames_and_apart_from_each_other(browser,
                 )
                 assert within or apart
                 inside[key] += within
-        assert max(inside.values()) == 72  # all but the loss are in the GPT
+        assert max(inside.values()) == len(boxes) - 1  # all but the loss are in the GPT
         assert min(inside.values()) == 2  # an embedding and its table
         assert page.evaluate(CROSSINGS) == []
         top = {key: area["top"] for key, area in boxes}
@@ -471,11 +471,12 @@ def test_the_pass_in_slow_motion(browser, pages, file, size):
             page.keyboard.press("ArrowRight")
         assert page.locator(".box.pending").count() == 8  # the token embedding has begun
         assert "forward, embedding_1" in clock.get_attribute("aria-valuetext")
-        clock.fill("74")  # 73 boxes forward, and the first one back
+        last = int(clock.get_attribute("max"))  # every box forward, and every box back
+        clock.fill(str(last // 2 + 1))
         assert page.evaluate("document.body.dataset.mode") == "backward"
         assert page.locator(".box:not(.pending)").count() == 1
         assert "pending" not in box(page, "loss").get_attribute("class")
-        clock.fill("146")
+        clock.fill(str(last))
         assert page.locator(".box.pending").count() == 0
         page.click("#play")  # with less motion wanted, it goes one step at a time
         assert page.locator(".box.pending").count() == 9

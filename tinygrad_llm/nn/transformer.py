@@ -71,7 +71,7 @@ class MLP(Module):
 
 
 class Block(Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; the first addition and the second norm are one operation.
 
     The two matrices that write into the residual stream start smaller by sqrt(2 L), so that its variance does not grow
     with the number of layers L (Radford et al. 2019, section 2.3).
@@ -87,5 +87,6 @@ class Block(Module):
         self.mlp = MLP(channels, width, dropout, std, residual_std)
 
     def forward(self, x: Tensor, mask: Array | None = None, cache: LayerCache | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), mask, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        attended, norm = self.attention(self.attention_norm(x), mask, cache), self.mlp_norm
+        x, h = ops.add_layer_norm(x, attended, norm.gain, norm.bias, eps=norm.eps)
+        return x + self.mlp(h)
