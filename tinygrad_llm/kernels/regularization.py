@@ -8,16 +8,19 @@ the lower half first, of the upper 24 bits of each half. Kept of it is the mask,
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import extending
 from numba.core import types
-from numba.extending import intrinsic
 
 from tinygrad_llm import random, threads
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.layout import PIECE, same_float
 from tinygrad_llm.ops.regularization import dropout
+
+intrinsic: Any = extending.intrinsic  # what it makes is called without the context of typing
 
 HALVES = 8
 """The float32 made of a block's four words."""
