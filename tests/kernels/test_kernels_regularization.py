@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from tinygrad_llm import ops, random, threads
 from tinygrad_llm.tape import saved_arrays
 
-pytest.importorskip("numba", reason="kernels need Numba")
+numba = pytest.importorskip("numba", reason="kernels need Numba")
 try:
     from tinygrad_llm.kernels import regularization
-    from tinygrad_llm.kernels.compiled import compiled
+    from tinygrad_llm.kernels.compiled import REORDER
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
+
+# not kept on disk, where it would outlive a change of the functions that it calls
+compiled = numba.njit(error_model="numpy", fastmath=REORDER)
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 GROUP = regularization.BLOCKS * regularization.HALVES
