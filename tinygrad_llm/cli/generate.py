@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from tinygrad_llm.cli.arguments import Threads, use_threads
+from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.generation import Sampling, generate_text
+from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.training import load_run
+from tinygrad_llm.training.progress import counting
 
 
 def generate(
@@ -22,6 +25,7 @@ def generate(
     seed: int = 0,
     stop: tuple[str, ...] = (),
     cache: bool = True,
+    weights: Literal["float32", "int8", "int4"] = "float32",
     threads: Threads = None,
     sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(temperature=0.8, top_p=0.95),  # noqa: B008 - frozen
 ) -> int:
@@ -41,9 +45,14 @@ def generate(
         End before this text; may be given several times.
     cache
         Keep keys and values of earlier tokens; without it, the same text takes longer.
+    weights
+        Bits of a weight: fewer are faster, and change the text a little (int8) or more (int4).
     """
     use_threads(threads)
     network, tokenizer = load_run(model)
+    if weights != "float32":
+        with counting(plain_console(stderr=True), f"rounding the weights to {weights}") as progress:
+            quantize(network, weights, progress)
     single = len(prompt) == 1
 
     def show(row: int, text: str) -> None:

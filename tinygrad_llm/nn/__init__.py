@@ -2,6 +2,7 @@
 
 from tinygrad_llm.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from tinygrad_llm.nn.module import Module, Parameter
+from tinygrad_llm.nn.quantized import QuantizedEmbedding, QuantizedLinear, quantize
 from tinygrad_llm.nn.transformer import MLP, Block, CausalSelfAttention
 
 __all__ = [
@@ -14,5 +15,8 @@ __all__ = [
     "Linear",
     "Module",
     "Parameter",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
     "RMSNorm",
+    "quantize",
 ]

@@ -1,0 +1,132 @@
+"""The compiled twins of `nn/quantized.py`: products with small weights, and the search for scales."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_llm import threads
+from tinygrad_llm.nn.quantized import dequantized, fitted, levels, quantized, quantized_product
+
+pytest.importorskip("numba", reason="kernels need Numba")
+try:
+    from tinygrad_llm.kernels import quantized as kernels
+except ImportError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+kinds = pytest.mark.parametrize("kind", ["int8", "int4"])
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.sampled_from([1, 2, 31, 32, 33, 63, 64, 65, 97, 128, 200, 576])
+
+
+@st.composite
+def products(draw, rows):
+    """x (N, C) and w (F, C) whose groups are of very different sizes."""
+    rng = np.random.default_rng(draw(seeds))
+    n, f, c = draw(rows), draw(st.sampled_from([0, 1, 2, 3, 17, 64])), draw(sizes)
+    w = rng.standard_normal((f, c)) * np.exp(rng.uniform(-5, 5, (f, 1))) + draw(st.sampled_from([0, 0, 0.5]))
+    x = rng.standard_normal((n, 2 * c)) * np.exp(rng.uniform(-5, 5, 2 * c))
+    x[draw(st.integers(0, n)) :] *= 0
+    return x.astype(np.float32)[:, draw(st.sampled_from([slice(0, c), slice(c, 2 * c), slice(0, 2 * c, 2)]))], w
+
+
+def close(x, matrix, y, group):
+    """Within the rounding of x to 16 bits in its groups, and of float32 sums."""
+    w, x = dequantized(*matrix).astype(np.float64), x.astype(np.float64)
+    padded = np.zeros((len(x), w.shape[1]))
+    padded[:, : x.shape[1]] = x
+    exact = padded @ w.T
+    steps = np.repeat(np.abs(padded.reshape(len(x), -1, group)).max(-1) / 32767, group, axis=1)
+    # int4 rounds x where it meets q, not m: d q is at most w - m, of which the group's range is a bound
+    size = np.abs(w) if matrix.minimums is None else np.abs(w).reshape(len(w), w.shape[1] // 32, 32).max(-1).repeat(32, axis=1) * 2
+    bound = (0.501 * steps) @ size.T + 3e-7 * (w.shape[1] / 16 + 8) * (np.abs(padded) @ size.T)
+    assert y.dtype == np.float32
+    assert y.shape == exact.shape
+    assert (np.abs(y - exact) <= bound + 1e-30).all()
+
+
+@kinds
+@given(pair=products(st.integers(1, kernels.FEW)))
+def test_few_rows(kind, pair):
+    x, w = pair
+    matrix = quantized(w, kind)
+    close(x, matrix, quantized_product.kernel(x, *matrix), kernels.GROUPS[kind])
+
+
+@kinds
+@given(pair=products(st.integers(kernels.FEW + 1, 20)))
+def test_many_rows_use_the_float32_weights(kind, pair, monkeypatch):
+    monkeypatch.setattr(kernels, "CHUNK", 1000)
+    x, w = pair
+    matrix = quantized(w, kind)
+    y = quantized_product.kernel(x, *matrix)
+    size = np.abs(x).astype(np.float64) @ np.abs(dequantized(*matrix)[:, : x.shape[1]]).T
+    expected = x.astype(np.float64) @ dequantized(*matrix)[:, : x.shape[1]].T
+    assert (np.abs(y - expected) <= 1.2e-7 * (x.shape[1] + 4) * size + 1e-30).all()
+
+
+@kinds
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_left_to_the_reference(kind, bad):
+    w = np.random.default_rng(0).standard_normal((6, 70)).astype(np.float32)
+    x = np.ones((2, 70), np.float32)
+    matrix = quantized(w, kind)
+    assert quantized_product.kernel(x, *matrix) is not NotImplemented
+    x[1, 66] = bad
+    assert quantized_product.kernel(x, *matrix) is NotImplemented
+    assert quantized_product.kernel(x.astype(np.float64), *matrix) is NotImplemented
+    assert quantized_product.kernel(x[:0], *matrix) is NotImplemented
+
+
+@kinds
+@given(pair=products(st.integers(1, 12)))
+def test_any_number_of_threads_gives_the_same_bits(kind, pair, monkeypatch):
+    monkeypatch.setattr(kernels, "PIECE", 1)
+    x, w = pair
+    matrix = quantized(w, kind)
+    before = threads.thread_count()
+    try:
+        results = []
+        for count in (1, 3):
+            threads.set_threads(count)
+            results.append(quantized_product.kernel(x, *matrix))
+    finally:
+        threads.set_threads(before)
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+@kinds
+def test_the_largest_whole_numbers_do_not_overflow(kind):
+    w = np.full((3, 640), 5.0, np.float32)
+    w[:, ::2] *= -1 if kind == "int4" else 1
+    x = np.full((1, 640), 1e30, np.float32)
+    x[:, ::2] *= -1 if kind == "int4" else 1
+    matrix = quantized(w, kind)
+    exact = x.astype(np.float64) @ dequantized(*matrix).T.astype(np.float64)
+    np.testing.assert_allclose(quantized_product.kernel(x, *matrix), exact, rtol=1e-5)
+
+
+@given(seeds, st.integers(0, 40), st.sampled_from([1e-10, 1.0, 1e10]))
+def test_scales_are_as_good_as_those_of_the_reference(seed, count, size):
+    rng = np.random.default_rng(seed)
+    groups = (size * (rng.standard_normal((count, 32)) + rng.choice([0, 2], (count, 1)))).astype(np.float32)
+    groups[: count // 4] = groups[: count // 4, :1]
+
+    def error(d, m):
+        assert d.shape == m.shape == (count,)
+        back = levels(groups, d[:, None], m[:, None]) * d[:, None] + m[:, None]
+        return np.square((groups - back) / size).sum(-1, dtype=np.float64)
+
+    ours, expected = error(*fitted.kernel(groups)), error(*fitted.reference(groups))
+    # a level that lies between two whole numbers may go either way; what is compared is the error that is left
+    assert (ours <= 1.02 * expected + 1e-10).all()
+    assert (expected <= 1.02 * ours + 1e-10).all()
+
+
+def test_arrays_of_another_layout_are_declined():
+    groups = np.ones((4, 64), np.float32)
+    assert fitted.kernel(groups[:, ::2]) is NotImplemented
+    assert fitted.kernel(groups.astype(np.float64)) is NotImplemented
+    values, scales, minimums = quantized(np.ones((4, 64), np.float32), "int4")
+    x = np.ones((1, 64), np.float32)
+    assert quantized_product.kernel(x, values[::2], scales[::2], minimums[::2]) is NotImplemented

@@ -1,0 +1,316 @@
+"""The compiled twin of `nn/quantized.py`: products with weights in 8 or 4 bits, which are read as they are.
+
+Few rows x are rounded to 16 bits, with a scale for each group: as exact as float32 weights deserve, and a processor
+multiplies and adds 16-bit integers, pairwise into 32 bits, faster than it turns bytes into floats. The sum of a group
+is a whole number below 2^31, without rounding::
+
+    y = sum_g d_g e_g sum_i q_i z_i + sum_g m_g sum_i x_i       x_i = e_g z_i, with e_g = max |x_i| / 32767
+
+Many rows (a prompt) go to BLAS, with the weights turned into float32 some rows at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import extending
+from numba.core import cgutils, types
+
+from tinygrad_llm import threads
+from tinygrad_llm.kernels.compiled import compiled
+from tinygrad_llm.nn.quantized import GROUPS, STRETCHES, fitted, quantized_product
+
+intrinsic: Any = extending.intrinsic  # what it makes is called without the context of typing
+
+FEW = 8
+"""Rows up to which integers are faster than BLAS."""
+
+LARGEST = np.finfo(np.float32).max
+
+PIECE = 1 << 20
+"""Weights below which a second thread costs more than it saves."""
+
+CHUNK = 1 << 19
+"""Weights that are turned into float32 at once for BLAS: 2 MB."""
+
+LANES = 16
+"""Sums of a row that are kept side by side, each of two products of 16-bit integers."""
+
+BYTE, SHORT, INT, FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
+
+
+def _vector(element, lanes):
+    return ir.VectorType(element, lanes)
+
+
+class Row:
+    """A contiguous one-dimensional array of compiled code, of which vectors are loaded."""
+
+    def __init__(self, context, builder, kind, value):
+        self.builder, self.data = builder, context.make_array(kind)(context, builder, value).data
+
+    def at(self, index):
+        return self.builder.load(self.builder.gep(self.data, [index]))
+
+    def vector(self, index, lanes):
+        pointer = self.builder.gep(self.data, [index])
+        kind = _vector(pointer.type.pointee, lanes)
+        return self.builder.load(self.builder.bitcast(pointer, kind.as_pointer()), align=1)
+
+
+def _pairwise_products(builder, q, z):
+    """``q_2i z_2i + q_2i+1 z_2i+1`` of vectors of 16-bit integers, in 32 bits: one instruction on most processors."""
+    lanes = q.type.count
+    wide = _vector(INT, lanes)
+    products = builder.mul(builder.sext(q, wide), builder.sext(z, wide))
+    halves = []
+    for first in (0, 1):
+        order = ir.Constant(_vector(INT, lanes // 2), list(range(first, lanes, 2)))
+        halves.append(builder.shuffle_vector(products, ir.Constant(wide, ir.Undefined), order))
+    return builder.add(*halves)
+
+
+def _add_scaled(builder, whole, scale, sums):
+    """Add whole numbers, times a scale, to the float32 sums in memory, which LLVM keeps in a register."""
+    vector = _vector(FLOAT, LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scale, ir.Constant(INT, 0))
+    scale = builder.shuffle_vector(first, first, ir.Constant(_vector(INT, LANES), None))
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{LANES}f32"
+    )
+    builder.store(builder.call(fma, [builder.sitofp(whole, vector), scale, builder.load(sums)]), sums)
+
+
+def _total(builder, vector):
+    """The sum of a vector's elements, added pairwise."""
+    kind = ir.FunctionType(FLOAT, [FLOAT, vector.type])
+    name = f"llvm.vector.reduce.fadd.v{LANES}f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    return builder.call(function, [ir.Constant(FLOAT, -0.0), vector], fastmath=("reassoc",))
+
+
+@intrinsic
+def row_product_int8(typingctx, values, z, scales):
+    """``sum_g s_g sum_i q_i z_i`` with int8 q and 16-bit z, a float32 s for each group."""
+
+    def generate(context, builder, signature, arguments):
+        q, z, s = (Row(context, builder, k, a) for k, a in zip(signature.args, arguments, strict=True))
+        sums = cgutils.alloca_once_value(builder, ir.Constant(_vector(FLOAT, LANES), None))
+        groups = context.make_array(signature.args[2])(context, builder, arguments[2]).nitems
+        with cgutils.for_range(builder, groups) as loop:
+            start, total = builder.mul(loop.index, ir.Constant(loop.index.type, GROUPS["int8"])), None
+            for half in range(0, GROUPS["int8"], 2 * LANES):
+                at = builder.add(start, ir.Constant(start.type, half))
+                wide = builder.sext(q.vector(at, 2 * LANES), _vector(SHORT, 2 * LANES))
+                products = _pairwise_products(builder, wide, z.vector(at, 2 * LANES))
+                total = products if total is None else builder.add(total, products)
+            _add_scaled(builder, total, s.at(loop.index), sums)
+        return _total(builder, builder.load(sums))
+
+    return types.float32(values, z, scales), generate
+
+
+@intrinsic
+def row_product_int4(typingctx, values, z, scales):
+    """The same with q of 4 bits: a block of bytes holds two groups."""
+
+    def generate(context, builder, signature, arguments):
+        q, z, s = (Row(context, builder, k, a) for k, a in zip(signature.args, arguments, strict=True))
+        sums = cgutils.alloca_once_value(builder, ir.Constant(_vector(FLOAT, LANES), None))
+        groups = context.make_array(signature.args[2])(context, builder, arguments[2]).nitems
+        two, size = ir.Constant(groups.type, 2), ir.Constant(groups.type, GROUPS["int4"])
+        with cgutils.for_range(builder, builder.udiv(groups, two)) as loop:
+            both = q.vector(builder.mul(loop.index, size), GROUPS["int4"])
+            low = builder.and_(both, ir.Constant(both.type, [15] * GROUPS["int4"]))
+            high = builder.lshr(both, ir.Constant(both.type, [4] * GROUPS["int4"]))
+            for part, bits in enumerate((low, high)):
+                group = builder.add(builder.mul(loop.index, two), ir.Constant(two.type, part))
+                wide = builder.zext(bits, _vector(SHORT, 2 * LANES))
+                products = _pairwise_products(builder, wide, z.vector(builder.mul(group, size), 2 * LANES))
+                _add_scaled(builder, products, s.at(group), sums)
+        return _total(builder, builder.load(sums))
+
+    return types.float32(values, z, scales), generate
+
+
+@compiled
+def round_rows(x, group, z, steps, totals):
+    """x (N, C) as ``x = e z`` with whole z (N, P) and e (N, P / group); and the total of each group. All finite?"""
+    finite = True
+    for n in range(x.shape[0]):
+        row = x[n]
+        for g in range(steps.shape[1]):
+            xs, zs = row[g * group : (g + 1) * group], z[n, g * group : (g + 1) * group]
+            top, total = np.float32(0), np.float32(0)
+            for i in range(len(xs)):
+                top = max(top, abs(xs[i]))
+                total += xs[i]
+            if not abs(total) <= LARGEST:  # so for NaN; isfinite computes total - total, which may be reordered
+                finite = False
+            inverse = np.float32(32767) / top if top > 0 else np.float32(0)
+            for i in range(len(xs)):
+                zs[i] = np.int16(np.rint(xs[i] * inverse))
+            zs[len(xs) :] = 0
+            steps[n, g], totals[n, g] = top / np.float32(32767), total
+    return finite
+
+
+@compiled(inline=True)
+def float_of(bits):
+    """The float32 of a bfloat16."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@compiled
+def times_int8(low, high, values, scales, z, steps, y):
+    """``y = x w^T`` for the rows `low` to `high` of w."""
+    groups = scales.shape[1]
+    together = np.empty(groups, np.float32)
+    for f in range(low, high):
+        d = scales[f]
+        for n in range(y.shape[0]):
+            e = steps[n]
+            for g in range(groups):
+                together[g] = float_of(d[g]) * e[g]
+            y[n, f] = row_product_int8(values[f], z[n], together)
+
+
+@compiled
+def times_int4(low, high, values, scales, minimums, z, steps, totals, y):
+    groups = scales.shape[1]
+    together = np.empty(groups, np.float32)
+    for f in range(low, high):
+        d, m = scales[f], minimums[f]
+        for n in range(y.shape[0]):
+            e, t = steps[n], totals[n]
+            least = np.float32(0)
+            for g in range(groups):
+                together[g] = float_of(d[g]) * e[g]
+                least += float_of(m[g]) * t[g]
+            y[n, f] = row_product_int4(values[f], z[n], together) + least
+
+
+@compiled
+def expand_int8(low, high, values, scales, w):
+    for f in range(low, high):
+        for g in range(scales.shape[1]):
+            d = float_of(scales[f, g])
+            q, out = values[f, g * 64 : (g + 1) * 64], w[f, g * 64 : (g + 1) * 64]
+            for i in range(64):
+                out[i] = d * np.float32(q[i])
+
+
+@compiled
+def expand_int4(low, high, values, scales, minimums, w):
+    for f in range(low, high):
+        for b in range(scales.shape[1] // 2):
+            d, m = float_of(scales[f, 2 * b]), float_of(minimums[f, 2 * b])
+            d2, m2 = float_of(scales[f, 2 * b + 1]), float_of(minimums[f, 2 * b + 1])
+            q, first, second = (
+                values[f, b * 32 : b * 32 + 32],
+                w[f, b * 64 : b * 64 + 32],
+                w[f, b * 64 + 32 : b * 64 + 64],
+            )
+            for i in range(32):
+                first[i] = d * np.float32(q[i] & np.uint8(15)) + m
+                second[i] = d2 * np.float32(q[i] >> np.uint8(4)) + m2
+
+
+@quantized_product.kernel
+def _(x, values, scales, minimums=None):
+    if (
+        x.dtype != np.float32
+        or not x.dtype.isnative
+        or not x.size
+        or not all(a.flags.c_contiguous for a in (values, scales, *(() if minimums is None else (minimums,))))
+    ):
+        return NotImplemented
+    if len(x) > FEW:
+        return _many_rows(x, values, scales, minimums)
+    group = GROUPS["int8" if minimums is None else "int4"]
+    steps, totals = np.empty((2, len(x), scales.shape[1]), np.float32)
+    z = np.empty((len(x), scales.shape[1] * group), np.int16)
+    if not round_rows(np.ascontiguousarray(x), group, z, steps, totals):
+        return NotImplemented  # infinity and NaN have no whole number
+    y = np.empty((len(x), len(values)), np.float32)
+    least = max(1, PIECE // z.shape[1])
+    if minimums is None:
+        threads.run(times_int8, len(values), values, scales, z, steps, y, least=least)
+    else:
+        threads.run(times_int4, len(values), values, scales, minimums, z, steps, totals, y, least=least)
+    return y
+
+
+def _many_rows(x, values, scales, minimums):
+    """The product by BLAS, with as many rows of weights at a time as the cache holds."""
+    group = GROUPS["int8" if minimums is None else "int4"]
+    width = scales.shape[1] * group
+    rows = max(1, CHUNK // width)
+    w = np.empty((min(rows, len(values)), width), np.float32)
+    y = np.empty((len(x), len(values)), np.float32)
+    for first in range(0, len(values), rows):
+        part = slice(first, first + rows)
+        some = w[: len(values[part])]
+        least = max(1, (1 << 17) // width)
+        if minimums is None:
+            threads.run(expand_int8, len(some), values[part], scales[part], some, least=least)
+        else:
+            threads.run(expand_int4, len(some), values[part], scales[part], minimums[part], some, least=least)
+        np.matmul(x, some[:, : x.shape[1]].T, out=y[:, part])
+    return y
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@compiled(inline=True)
+def level(w, inverse, m):
+    return min(max(np.rint((w - m) * inverse), np.float32(0)), np.float32(15))
+
+
+@compiled
+def fit_groups(low, high, groups, stretches, d, m):
+    """Linear regression of each group on its levels, for several ranges; the best by squared error."""
+    count = np.float32(groups.shape[1])
+    for g in range(low, high):
+        w = groups[g]
+        least = most = w[0]
+        mean_w = np.float32(0)
+        for i in range(len(w)):
+            least, most = min(least, w[i]), max(most, w[i])
+            mean_w += w[i]
+        mean_w /= count
+        best = np.float32(np.inf)
+        d[g], m[g] = 0, least
+        if most == least:
+            continue
+        for stretch in stretches:
+            inverse = (np.float32(15) + stretch) / (most - least)
+            mean_q = np.float32(0)
+            for i in range(len(w)):
+                mean_q += level(w[i], inverse, least)
+            mean_q /= count
+            spread = covariance = np.float32(0)
+            for i in range(len(w)):
+                off = level(w[i], inverse, least) - mean_q
+                spread += off * off
+                covariance += off * (w[i] - mean_w)
+            new_d = covariance / spread
+            new_m = mean_w - new_d * mean_q
+            inverse, error = np.float32(1) / new_d, np.float32(0)
+            for i in range(len(w)):
+                rest = w[i] - level(w[i], inverse, new_m) * new_d - new_m
+                error += rest * rest
+            if error < best:
+                best, d[g], m[g] = error, new_d, new_m
+
+
+@fitted.kernel
+def _(groups):
+    if groups.dtype != np.float32 or not groups.flags.c_contiguous:
+        return NotImplemented
+    d, m = np.empty((2, len(groups)), np.float32)
+    threads.run(fit_groups, len(groups), groups, np.array(STRETCHES, np.float32), d, m, least=1 << 10)
+    return d, m
