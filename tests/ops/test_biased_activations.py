@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import tinygrad_llm as tg
 from tinygrad_llm import ops
+from tinygrad_llm.nn import MLP, Module
 from tinygrad_llm.tape import saved_arrays
 
 each_form = pytest.mark.parametrize("approximate", [True, False])
@@ -58,3 +59,36 @@ def test_a_bias_without_a_gradient():
 def test_a_bias_of_another_shape(x, bias):
     with pytest.raises(ValueError, match=r"bias_gelu: x .* needs a bias of the shape of its last axis"):
         ops.bias_gelu(np.ones(x), np.ones(bias))
+
+
+def test_the_feed_forward_network_is_made_of_it():
+    network = MLP(4, 8)
+    for p in network.parameters():
+        p.data = np.random.default_rng(p.size).standard_normal(p.shape)
+    x = tg.Tensor(np.random.default_rng(0).standard_normal((2, 3, 4)), requires_grad=True)
+    up, down = network.up, network.down
+    expected = ops.linear(ops.gelu(ops.linear(x, up.weight, up.bias)), down.weight, down.bias)
+    found = network(x)
+    np.testing.assert_allclose(found.data, expected.data, rtol=1e-12, atol=1e-12)
+    dy = np.random.default_rng(1).standard_normal(found.shape)
+    grads = []
+    for y in (found, expected):
+        network.zero_grad()
+        x.grad = None
+        y.backward(dy)
+        grads.append([x.grad, *(p.grad for p in network.parameters())])
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_what_takes_the_place_of_a_layer_adds_its_own_bias():
+    class Doubled(Module):
+        def forward(self, x):
+            return 2 * ops.linear(x, weight, bias)
+
+    network = MLP(4, 8)
+    weight, bias = network.up.weight.data, np.arange(8, dtype=np.float32)
+    x = tg.Tensor(np.ones((1, 4), np.float32))
+    network.up = Doubled()
+    expected = network.down(ops.gelu(2 * (x.data @ weight + bias)))
+    np.testing.assert_allclose(network(x).data, expected.data, rtol=1e-6, atol=1e-6)
