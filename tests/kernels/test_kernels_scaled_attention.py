@@ -70,13 +70,13 @@ def both(function, *inputs, dy, **options):
     return [y, *(g() if callable(g) else g for g in (found if isinstance(found, tuple) else (found,)))]
 
 
-def compare(found, expected, terms, dtype):
-    """Equal up to rounding: of exponentials and of sums of so many terms, relative to the largest entry."""
+def compare(found, expected, terms, dtype, factor=1.0):
+    """Equal up to rounding: of exponentials and of sums of so many terms, relative to the largest entry or factor."""
     rounding = 32 * np.sqrt(terms) * np.finfo(dtype).eps
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
-        magnitude = max(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
+        magnitude = max(factor, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
         np.testing.assert_allclose(a, b, rtol=0, atol=rounding * magnitude)
 
 
@@ -142,7 +142,7 @@ def test_scores_of_ten_thousand(dtype):
     v, dy = rng.standard_normal((2, 1, 2, 40, 3)).astype(dtype)
     found = both(attention.kernel, q, k, v, causal=True, dy=dy)
     expected = both(attention.reference, *double(q, k, v), causal=True, dy=dy.astype(np.float64))
-    compare(found, expected, 40, dtype)
+    compare(found, expected, 40, dtype, factor=100)  # gradients of q and k are sums of terms with a factor of 100
 
 
 @given(st.sampled_from(["q", "k", "v", "dy"]), st.sampled_from([np.nan, np.inf, -np.inf]), dtypes, seeds)
