@@ -103,7 +103,7 @@ def test_float32_is_as_exact_as_its_inputs(name, n, c, seed, offset, spread):
 
 @each_norm
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e4 + 0.1, -1e8 / 7])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4 + 0.1, -1e8 / 7, 1e11 / 7])
 def test_constant_rows(name, dtype, value):
     rng = np.random.default_rng(0)
     inputs, dys = drawn(name, (3, 97), rng, dtype)
