@@ -26,12 +26,16 @@ LARGE_SHAPES: dict[str, tuple[Shape, ...]] = {
         (1, 8, 2048, 64),
         (1, 4, 4096, 64),
     ),
+    "add_layer_norm": (MEMORY_BOUND,),
+    "add_rms_norm": (MEMORY_BOUND,),
     "cross_entropy": ((256, 50257),),
     "embedding": ((50257, 768),),
     "layer_norm": (MEMORY_BOUND,),
     "linear": ((2048, 768),),
+    "linear_cross_entropy": ((256, 768),),
     "matmul": ((1024, 1024),),
     "rms_norm": (MEMORY_BOUND,),
+    "self_attention": ((8, 64, 1536), (4, 256, 1536), (2, 1024, 1536)),
 }
 """Shapes of the first input, where the ladder's or the one above would be too small or not telling."""
 
@@ -73,8 +77,17 @@ TRAINED = (
     TrainSizes("GPT-2 124M, T=64, B=4, V=50257", gpt_sizes(12, 768, 12, 64, 50257), 4),
     TrainSizes("GPT-2 124M, T=256, B=1, V=50257", gpt_sizes(12, 768, 12, 256, 50257), 1),
 )
-DECODED = gpt_sizes(12, 768, 12, 512, 50257)
-"""GPT-2's smallest model, with half its context: the position embeddings are not read while decoding."""
+LLAMA = {
+    "vocab_size": 49152,
+    "context": 512,
+    "channels": 576,
+    "layers": 30,
+    "heads": 9,
+    "kv_heads": 3,
+    "feed_forward": 1536,
+}
+DECODED = {"GPT-2 124M": ("GPT", gpt_sizes(12, 768, 12, 512, 50257)), "Llama 135M": ("Llama", LLAMA)}
+"""The models that generate, with a smaller context than they might have: only what is there is read."""
 PROMPT, NEW_TOKENS = 64, 16
 """Tokens before those that are timed, and how many are timed in one turn."""
 UPDATED = {"10 M": [[2500, 2000], [2000, 2500]], "124 M": "GPT-2"}
@@ -117,7 +130,11 @@ def _train(against: tuple[str, ...]) -> Iterator[Case]:
 
 def _decode(against: tuple[str, ...]) -> Iterator[Case]:
     peers = tuple(name for name in against if name == "torch")
-    yield Case("decode", "GPT-2 124M, float32", "decode", {"config": DECODED}, ("ours", *peers), 1, "tokens")
+    for name, (model, config) in DECODED.items():
+        for weights in ("float32", "int8", "int4"):
+            sizes = {"model": model, "config": config, "weights": weights}
+            others = peers if weights == "float32" else ("float32",)
+            yield Case("decode", f"{name}, {weights}", "decode", sizes, ("ours", *others), 1, "tokens")
 
 
 def _tokenizer(against: tuple[str, ...]) -> Iterator[Case]:

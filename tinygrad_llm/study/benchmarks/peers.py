@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.study.benchmarks.cases import NEW_TOKENS, Case
 from tinygrad_llm.study.benchmarks.job import Job, arguments, batch, cotangent, fingerprint
 from tinygrad_llm.study.benchmarks.ours import (
@@ -24,11 +23,13 @@ from tinygrad_llm.study.benchmarks.ours import (
     FIRST_STEPS,
     RATE,
     learned,
+    model_and_config,
     prompt,
     text,
     token_check,
     weights_and_gradients,
 )
+from tinygrad_llm.study.benchmarks.torch_models import torch_model
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.threads import thread_count
 from tinygrad_llm.tokenizer.pretokenize import pattern_text
@@ -70,8 +71,25 @@ def job(contestant: str, case: Case) -> Job:
 def torch_operations(torch: Any) -> dict[str, Callable[..., Any]]:
     """Our operations as PyTorch has them, with the same inputs; memory layouts are the same too."""
     f = torch.nn.functional
+
+    def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
+        return f.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+    def self_attention(qkv: Any, heads: int, causal: bool = False) -> Any:
+        b, t, width = qkv.shape
+        q, k, v = (part.view(b, t, heads, -1).transpose(1, 2) for part in qkv.split(width // 3, 2))
+        return attention(q, k, v, causal).transpose(1, 2).reshape(b, t, width // 3)
+
+    def normed(s: Any, gain: Any, bias: Any = None, eps: float = 1e-5) -> Any:
+        if bias is None:
+            return f.rms_norm(s, s.shape[-1:], gain, eps)
+        return f.layer_norm(s, s.shape[-1:], gain, bias, eps)
+
     return {
-        "attention": lambda q, k, v, causal=False: f.scaled_dot_product_attention(q, k, v, is_causal=causal),
+        "add_layer_norm": lambda x, residual, gain, bias: (s := x + residual, normed(s, gain, bias)),
+        "add_rms_norm": lambda x, residual, gain: (s := x + residual, normed(s, gain)),
+        "attention": attention,
+        "bias_gelu": lambda x, bias: f.gelu(x + bias, approximate="tanh"),
         "cross_entropy": lambda x, targets: f.cross_entropy(x, targets),
         "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
         "embedding": lambda weight, ids: f.embedding(ids, weight),
@@ -79,13 +97,15 @@ def torch_operations(torch: Any) -> dict[str, Callable[..., Any]]:
         "geglu": lambda gate, up: f.gelu(gate, approximate="tanh") * up,
         "gelu": lambda x, approximate=True: f.gelu(x, approximate="tanh" if approximate else "none"),
         "getitem": lambda x, index: x[index],
-        "layer_norm": lambda x, gain, bias, eps=1e-5: f.layer_norm(x, x.shape[-1:], gain, bias, eps),
+        "layer_norm": normed,
         "linear": lambda x, weight, bias=None: f.linear(x, weight.T, bias),
+        "linear_cross_entropy": lambda x, weight, targets: f.cross_entropy(f.linear(x, weight), targets),
         "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
         "logsumexp": lambda x, axis=-1, keepdims=False: torch.logsumexp(x, axis, keepdims),
         "matmul": torch.matmul,
         "relu": torch.relu,
-        "rms_norm": lambda x, gain, eps=1e-5: f.rms_norm(x, x.shape[-1:], gain, eps),
+        "rms_norm": lambda x, gain: normed(x, gain),
+        "self_attention": self_attention,
         "sigmoid": torch.sigmoid,
         "silu": f.silu,
         "softmax": lambda x, axis=-1: torch.softmax(x, axis),
@@ -112,25 +132,26 @@ def _operation(torch: Any, case: Case, compiled: bool) -> Job:
     backward = case.sizes["backward"]
     tensors = [_tensor(torch, x, backward) for x in inputs]
     options = {name: _tensor(torch, x) for name, x in options.items()}
-    with torch.no_grad():
-        shape = tuple(function(*tensors, **options).shape)
-    dy = torch.from_numpy(cotangent(shape))
-    if not shape:
-        dy = dy.reshape(())
     leaves = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
 
-    def run() -> Any:
+    def outputs() -> tuple[Any, ...]:
+        y = function(*tensors, **options)
+        return y if isinstance(y, tuple) else (y,)
+
+    with torch.no_grad():
+        dys = [torch.from_numpy(cotangent(tuple(y.shape))).reshape(y.shape) for y in outputs()]
+
+    def run() -> tuple[Any, ...]:
         if not backward:
             with torch.no_grad():
-                return function(*tensors, **options)
+                return outputs()
         for leaf in leaves:
             leaf.grad = None
-        y = function(*tensors, **options)
-        y.backward(dy)
-        return y
+        ys = outputs()
+        torch.autograd.backward(ys, dys)
+        return ys
 
-    y = run()
-    results = [y, *(leaf.grad for leaf in leaves)]
+    results = [*run(), *(leaf.grad for leaf in leaves)]
     return Job(run, [fingerprint(t.detach().numpy()) for t in results])
 
 
@@ -174,66 +195,9 @@ def _clip(torch: Any, case: Case, compiled: bool) -> Job:
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def torch_gpt(torch: Any, config: GPTConfig) -> Any:
-    """The exactly equal model with our initial weights, made of PyTorch's own parts as its users write them."""
-    nn, f = torch.nn, torch.nn.functional
-    channels, heads = config.channels, config.heads
-
-    class Block(nn.Module):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention_norm, self.mlp_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
-            self.qkv, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
-            self.up, self.down = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
-
-        def forward(self, x: Any, cache: Any = None, past: int = 0) -> Any:
-            b, t, c = x.shape
-            parts = self.qkv(self.attention_norm(x)).split(c, dim=2)
-            q, k, v = (part.view(b, t, heads, c // heads).transpose(1, 2) for part in parts)
-            if cache is not None:
-                keys, values = cache
-                keys[:, :, past : past + t], values[:, :, past : past + t] = k, v
-                k, v = keys[:, :, : past + t], values[:, :, : past + t]
-            y = f.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
-            x = x + self.out(y.transpose(1, 2).reshape(b, t, c))
-            return x + self.down(f.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
-
-    class Model(nn.Module):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.token_embedding = nn.Embedding(config.vocab_size, channels)
-            self.position_embedding = nn.Embedding(config.context, channels)
-            self.blocks = nn.ModuleList(Block() for _ in range(config.layers))
-            self.final_norm = nn.LayerNorm(channels)
-
-        def hidden(self, ids: Any, caches: Any = None, past: int = 0) -> Any:
-            x = self.token_embedding(ids) + self.position_embedding(torch.arange(past, past + ids.shape[1]))
-            for number, block in enumerate(self.blocks):
-                x = block(x, None if caches is None else caches[number], past)
-            return self.final_norm(x)
-
-        def forward(self, ids: Any) -> Any:
-            return f.linear(self.hidden(ids), self.token_embedding.weight)
-
-    model = Model()
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, array in GPT(config).state_dict().items():
-            target = own.pop(_torch_name(name))
-            target.copy_(torch.from_numpy(array.T if target.ndim == 2 and "embedding" not in name else array))
-    assert not own, f"no weights for {', '.join(own)}"
-    return model
-
-
-def _torch_name(name: str) -> str:
-    """What our parameter is called in the model above."""
-    name = name.replace("attention.", "").replace("mlp.", "")
-    return name.replace("norm.gain", "norm.weight")
-
-
 def _train(torch: Any, case: Case, compiled: bool) -> Job:
     f = torch.nn.functional
-    model = torch_gpt(torch, GPTConfig(**case.sizes["config"]))
+    model = torch_model(torch, *model_and_config(case))
     linear = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
     parameters = list(model.parameters())
     optimizer = _optimizer(torch, parameters, lambda p: id(p) in linear)
@@ -257,11 +221,9 @@ def _train(torch: Any, case: Case, compiled: bool) -> Job:
 
 
 def _decode(torch: Any, case: Case, compiled: bool) -> Job:
-    config = GPTConfig(**case.sizes["config"])
-    model = torch_gpt(torch, config).eval()
+    model = torch_model(torch, *model_and_config(case)).eval()
     ids = torch.from_numpy(np.ascontiguousarray(prompt(case)))[None]
-    shape = (1, config.heads, config.context, config.channels // config.heads)
-    caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(config.layers)]
+    caches = model.caches()
     state: dict[str, Any] = {}
 
     def forward(tokens: Any, past: int) -> Any:

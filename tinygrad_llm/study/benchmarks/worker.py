@@ -7,6 +7,7 @@ error. The worker ends with its input, so that it cannot outlive the parent, and
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import json
 import os
@@ -21,7 +22,8 @@ from tinygrad_llm.memory import peak_memory
 from tinygrad_llm.study.benchmarks.cases import Case
 from tinygrad_llm.study.benchmarks.job import Job
 
-OURS = ("reference", "kernel", "ours")
+OURS = ("reference", "kernel", "ours", "float32")
+"""Contestants that need nothing but this package; float32 is ours with all bits, beside weights of fewer bits."""
 
 
 class Worker:
@@ -71,10 +73,17 @@ class Worker:
         if self.contestant in OURS:
             from tinygrad_llm.study.benchmarks import ours
 
-            return ours.job(case)
+            if self.contestant != "float32":
+                return ours.job(case)
+            return dataclasses.replace(ours.job(with_all_bits(case)), checks=[])
         from tinygrad_llm.study.benchmarks import peers
 
         return peers.job(self.contestant, case)
+
+
+def with_all_bits(case: Case) -> Case:
+    """The same case with float32 weights."""
+    return dataclasses.replace(case, sizes={**case.sizes, "weights": "float32"})
 
 
 def reset_peak() -> None:
