@@ -46,9 +46,12 @@ def layer_norm_forward(low, high, x, residual, fused, s, gain, bias, eps, y, mea
             rest += d
             square += d * d
         rest /= n
-        # this does not cancel: where rest is larger than the spread, the centred values are few units of rounding,
-        # whose squares are exact
         variance = square / n - rest * rest
+        if variance < rest * rest:  # that has cancelled: the row is nearly constant, and its values large
+            square = zero
+            for c in range(channels):
+                square += (yi[c] - rest) * (yi[c] - rest)
+            variance = square / n
         r = x.dtype.type(1) / np.sqrt(variance + eps)
         for c in range(channels):
             yi[c] = (yi[c] - rest) * r * gain[c] + bias[c]
