@@ -64,6 +64,18 @@ def test_equals_the_reference(b, h, t, n, seed, x_layout, dy_layout, batched):
         np.testing.assert_allclose(a, b_, rtol=0, atol=1e-14 * max(1.0, float(np.abs(x).max())))
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("layout", range(7))
+def test_every_layout_of_several_heads(layout, batched):
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 3, 2, 5, 34))
+    positions = rng.integers(0, 100, (3, 5) if batched else 5)
+    dy = laid_out(dy, 6 - layout)
+    found, expected = (both(f, laid_out(x, layout), positions, dy) for f in (rotary.kernel, rotary.reference))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
+
+
 @given(t=st.integers(1, 40), n=st.sampled_from([1, 7, 16, 32]), seed=seeds)
 def test_float32_is_as_exact_as_its_inputs(t, n, seed):
     rng = np.random.default_rng(seed)
