@@ -81,7 +81,7 @@ class Operation:
         positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
         self._defaults = {p.name: p.default for p in signature if p.kind in positional}
         self.parameters = tuple(p.name for p in signature if p.kind in (*positional, inspect.Parameter.VAR_POSITIONAL))
-        self.kernel = Kernel(self.__module__)
+        self.kernel = Kernel(self.__module__ or "")
         self.sample = Samples()
         self.derivations: dict[str, Callable[..., Iterator[tuple[str, Any]]]] = {}
 
