@@ -104,14 +104,14 @@ def _(x, approximate=True):
 def silu_forward(low, high, x, y):
     x, y = x[low:high], y[low:high]
     for i in range(len(x)):
-        y[i] = x[i] * elementary.sigmoid(x[i])
+        y[i] = x[i] * falling(x[i] * number(-LOG2_E, x[i]))
 
 
 @compiled
 def silu_backward(low, high, x, dy, dx):
     x, dy, dx = x[low:high], dy[low:high], dx[low:high]
     for i in range(len(x)):
-        s = elementary.sigmoid(x[i])
+        s = falling(x[i] * number(-LOG2_E, x[i]))
         dx[i] = dy[i] * (s + x[i] * s * (number(1, s) - s))
 
 
