@@ -94,7 +94,7 @@ def remarks(results: Results) -> list[str]:
     """What is said below the tables."""
     said = [
         "Times are medians of alternating rounds; all contestants compute in float32 with the same number of threads, "
-        "each in a process of its own, and have been shown to give the same results.",
+        "each in a process of its own, and only if they give the same results (weights of fewer bits excepted).",
         "Limit: the operations of the matrix products at the measured rate of products, or the bytes that must be "
         "moved at the measured bandwidth of memory, whichever takes longer. Above 100 % the arrays were in a cache.",
         "Operations of a training step: 6 x parameters in matrix products x tokens + 12 L C T x tokens / 2 (causal "
