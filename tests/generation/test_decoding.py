@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinygrad_llm import ops
 from tinygrad_llm.generation import KVCache, Sampling, generate_text, generate_tokens
+from tinygrad_llm.generation.cache import attend_last
 from tinygrad_llm.generation.streaming import TextStream
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.tape import no_grad
@@ -39,6 +41,15 @@ def test_the_cache_gives_the_same_logits_to_1e10(model):
         parts = [model(ids[:, a:b], cache=cache).data for a, b in [(0, 4), (4, 5), (5, 9)]]
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=0, atol=1e-10 * np.abs(whole).max())
     assert cache.length == 9
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.sampled_from([1.0, 1e4]), st.integers(0, 2**32 - 1))
+def test_one_query_attends_as_many_do(kv_heads, group, length, size, seed):
+    rng = np.random.default_rng(seed)
+    q = size * rng.standard_normal((2, kv_heads * group, 1, 4))
+    keys, values = rng.standard_normal((2, 2, kv_heads, length, 4))
+    expected = ops.attention.reference(q, keys, values, causal=True)[0][:, :, 0]
+    np.testing.assert_allclose(attend_last(q[:, :, 0], keys, values), expected, rtol=0, atol=1e-11)
 
 
 def test_a_full_cache_is_refused(model):

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygrad_llm import ops
+from tinygrad_llm import Tensor, ops
 from tinygrad_llm.generation import KVCache, Sampling, generate_tokens
 from tinygrad_llm.models import GPT, Llama, LlamaConfig
+from tinygrad_llm.nn import RMSNorm
 from tinygrad_llm.tape import no_grad
 
 SMALL = LlamaConfig(vocab_size=29, context=12, channels=24, layers=2, heads=6, kv_heads=2, feed_forward=20)
@@ -74,6 +75,15 @@ def test_only_distances_between_positions_count(shift, seed):
     np.testing.assert_allclose(there, here, rtol=0, atol=1e-9 * np.abs(here).max())
     stretched = model(ids[:, :4], positions=3 * np.arange(4)).data
     assert np.abs(stretched - here[:, :4])[:, 1:].max() > 1e-6
+
+
+def test_the_feed_forward_network_and_the_norms_are_those_of_the_config():
+    model = build(replace(SMALL, norm_eps=0.25))
+    assert {part.eps for part in model.modules() if isinstance(part, RMSNorm)} == {0.25}
+    mlp, x = model.blocks[0].mlp, np.random.default_rng(0).standard_normal((1, 2, 24))
+    gate, up = x @ mlp.gate.weight.data, x @ mlp.up.weight.data
+    expected = (gate / (1 + np.exp(-gate)) * up) @ mlp.down.weight.data
+    np.testing.assert_allclose(mlp(Tensor(x)).data, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_of_all_parameters():

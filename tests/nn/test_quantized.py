@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygrad_llm import Tensor, no_grad
+from tinygrad_llm import Tensor, no_grad, use_backend
 from tinygrad_llm.generation import Sampling, generate_tokens
 from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
 from tinygrad_llm.nn import Embedding, Linear, Module, QuantizedEmbedding, QuantizedLinear, quantize
+from tinygrad_llm.nn import quantized as module
 from tinygrad_llm.nn.quantized import (
     CHUNK,
     GROUPS,
@@ -48,16 +49,12 @@ def by_groups(a, group):
     return padded.reshape(len(a), width // group, group)
 
 
-@given(st.floats(-(2.0**100), 2.0**100, width=32), st.booleans())
-def test_bfloat16_is_the_nearest_or_the_next_from_zero(x, up):
-    x = np.float32(x)
-    rounded = float(from_bfloat16(to_bfloat16(np.array([x]), up))[0])
+@given(st.floats(-(2.0**100), 2.0**100, width=32))
+def test_bfloat16_is_the_nearest(x):
+    rounded = float(from_bfloat16(to_bfloat16(np.array([x], np.float32)))[0])
     step = 2.0 ** (np.frexp(abs(x))[1] - 8) if abs(x) > 1e-37 else 1e-38  # eight digits
-    assert abs(rounded - x) <= (step if up else step / 2)
-    if up:
-        assert abs(rounded) >= abs(x)
-    bits = to_bfloat16(np.array([rounded], np.float32), up)
-    assert from_bfloat16(bits)[0] == rounded
+    assert abs(rounded - x) <= step / 2
+    assert from_bfloat16(to_bfloat16(np.array([rounded], np.float32)))[0] == rounded
 
 
 def test_bfloat16_rounds_ties_to_even():
@@ -103,13 +100,17 @@ def test_int4_keeps_weights_that_lie_on_its_grid():
     np.testing.assert_array_equal(dequantized(*quantized(w, "int4")), w)
 
 
-def test_int4_finds_less_error_than_fifteen_equal_steps_for_a_normal_distribution():
+def test_int4_finds_less_error_than_fifteen_equal_steps_for_a_normal_distribution(monkeypatch):
     w = np.random.default_rng(0).standard_normal((64, 640)).astype(np.float32)
     groups = w.reshape(-1, 32)
     low = groups.min(-1, keepdims=True)
     d = (groups.max(-1, keepdims=True) - low) / 15
     plain = np.square(low + d * np.rint((groups - low) / d) - groups).mean()
-    assert np.square(dequantized(*quantized(w, "int4")) - w).mean() < 0.93 * plain
+    tried = np.square(dequantized(*quantized(w, "int4")) - w).mean()
+    monkeypatch.setattr(module, "STRETCHES", (0.0,))
+    with use_backend("numpy"):
+        once = np.square(dequantized(*quantized(w, "int4")) - w).mean()
+    assert tried < 0.97 * once < 0.97 * 0.97 * plain
 
 
 def test_packed_bytes_hold_what_the_docstring_says():
@@ -123,8 +124,6 @@ def test_packed_bytes_hold_what_the_docstring_says():
 
 @kinds
 def test_large_matrices_are_rounded_in_parts_with_the_same_result(kind, monkeypatch):
-    from tinygrad_llm.nn import quantized as module
-
     w = np.random.default_rng(0).standard_normal((7, 100)).astype(np.float32)
     whole = quantized(w, kind)
     assert w.size < CHUNK
@@ -200,12 +199,16 @@ def test_a_whole_model(kind, build):
     assert {"QuantizedLinear", "QuantizedEmbedding"} <= names
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1][0] == seen[-1][1]
-    assert model.token_embedding.table.minimums is None
+    assert model.token_embedding.weight.minimums is None
     block = model.blocks[1]
     assert block.attention.qkv.kind == kind
     assert (block.attention.qkv.weight.minimums is None) == (kind == "int8")
     if isinstance(model, GPT):
         assert isinstance(model.position_embedding, Embedding)
+    weights = [part.weight for part in model.modules() if isinstance(part, QuantizedLinear | QuantizedEmbedding)]
+    arrays = [a for weight in weights for a in weight if a is not None]
+    ends = sorted(np.lib.array_utils.byte_bounds(a) for a in arrays)
+    assert ends[-1][1] - ends[0][0] < sum(a.nbytes + 64 for a in arrays)  # one block
     with pytest.raises(ValueError, match="is it quantised already"):
         quantize(model, kind)
 

@@ -12,6 +12,7 @@ from cyclopts.validators import Number
 from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.generation import Sampling, generate_text
+from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.training import load_run
 from tinygrad_llm.training.progress import counting
@@ -50,7 +51,9 @@ def generate(
     """
     use_threads(threads)
     network, tokenizer = load_run(model)
-    if weights != "float32":
+    if weights == "float32":
+        pack_parameters(network)
+    else:
         with counting(plain_console(stderr=True), f"rounding the weights to {weights}") as progress:
             quantize(network, weights, progress)
     single = len(prompt) == 1

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from tinygrad_llm.backend import twinned
 from tinygrad_llm.nn.layers import Embedding, Linear
 from tinygrad_llm.nn.module import Module
+from tinygrad_llm.nn.packing import in_one_block
 from tinygrad_llm.tape import Array, grad_enabled
 from tinygrad_llm.tensor import Tensor
 
@@ -60,10 +61,10 @@ class Quantized(NamedTuple):
         return Quantized(*(None if a is None else a[which] for a in self))  # type: ignore[arg-type]
 
 
-def to_bfloat16(x: Array, up: bool = False) -> Array:
-    """float32 rounded to bfloat16, as uint16: to the nearest, or away from zero."""
+def to_bfloat16(x: Array) -> Array:
+    """float32 rounded to the nearest bfloat16, as uint16."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + (np.uint32(0xFFFF) if up else np.uint32(0x7FFF) + (bits >> 16 & 1))) >> 16).astype(np.uint16)
+    return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
 def from_bfloat16(bits: Array) -> Array:
@@ -92,7 +93,7 @@ def quantized(matrix: Array, kind: Kind) -> Quantized:
 
 def _int8(w: Array) -> tuple[Array, Array, None]:
     groups = w.reshape(len(w), w.shape[1] // GROUPS["int8"], GROUPS["int8"])
-    scales = to_bfloat16(np.abs(groups).max(-1, initial=0) / 127, up=True)  # then no q is larger than 127
+    scales = to_bfloat16(np.abs(groups).max(-1, initial=0) / 127)  # off by 2^-9 at most: no q rounds to 128
     d = from_bfloat16(scales)[..., None]
     q = np.rint(np.divide(groups, d, out=np.zeros_like(groups), where=d > 0))
     return q.astype(np.int8).reshape(w.shape), scales, None
@@ -183,20 +184,20 @@ class QuantizedEmbedding(Module):
 
     def __init__(self, embedding: Embedding) -> None:
         self.channels, self.dtype = embedding.weight.shape[1], embedding.dtype
-        self.table = quantized(embedding.weight.data, "int8")
+        self.weight = quantized(embedding.weight.data, "int8")
 
     def forward(self, ids: npt.ArrayLike) -> Tensor:
         ids = np.asarray(ids)
-        if ids.size and not (ids.min() >= 0 and ids.max() < len(self.table.values)):
+        if ids.size and not (ids.min() >= 0 and ids.max() < len(self.weight.values)):
             raise IndexError(
-                f"embedding: ids reach from {ids.min()} to {ids.max()}, not 0 to {len(self.table.values) - 1}"
+                f"embedding: ids reach from {ids.min()} to {ids.max()}, not 0 to {len(self.weight.values) - 1}"
             )
-        rows = dequantized(*self.table.rows(ids.reshape(-1)))[:, : self.channels]
+        rows = dequantized(*self.weight.rows(ids.reshape(-1)))[:, : self.channels]
         return Tensor(rows.reshape(*ids.shape, self.channels).astype(self.dtype, copy=False))
 
     def head(self, x: Tensor) -> Tensor:
         """``x W^T``: (..., C) to logits (..., V)."""
-        return Tensor(_product(x, self.channels, self.table))
+        return Tensor(_product(x, self.channels, self.weight))
 
 
 def quantize(model: Module, kind: Kind, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -214,10 +215,15 @@ def quantize(model: Module, kind: Kind, progress: Callable[[int, int], None] = l
     total, done = sum(part.weight.size for _, _, part in found), 0
     if not found:
         raise ValueError("quantize: the model has no Linear; is it quantised already?")
+    made: list[QuantizedLinear | QuantizedEmbedding] = []
     while found:
         parent, name, part = found.pop()
-        smaller = QuantizedLinear(part, kind) if isinstance(part, Linear) else QuantizedEmbedding(part)
-        setattr(parent, name, smaller)
+        made.append(QuantizedLinear(part, kind) if isinstance(part, Linear) else QuantizedEmbedding(part))
+        setattr(parent, name, made[-1])
         done += part.weight.size
         del part
         progress(done, total)
+    made.reverse()  # the order in which they are read
+    arrays = iter(in_one_block([a for smaller in made for a in smaller.weight if a is not None]))
+    for smaller in made:
+        smaller.weight = Quantized(*(None if a is None else next(arrays) for a in smaller.weight))  # type: ignore[arg-type]

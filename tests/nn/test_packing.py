@@ -1,0 +1,42 @@
+"""Weights in one block of memory."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.nn.packing import LINE, in_one_block, pack_parameters
+
+shapes = st.lists(st.integers(0, 5), min_size=0, max_size=3).map(tuple)
+
+
+@given(st.lists(st.tuples(shapes, st.sampled_from([np.float64, np.float32, np.int8, np.uint16])), max_size=5))
+def test_copies_are_equal_aligned_and_do_not_overlap(kinds):
+    rng = np.random.default_rng(0)
+    arrays = [np.asarray(100 * rng.standard_normal(shape)).astype(dtype).T for shape, dtype in kinds]
+    copies = in_one_block(arrays)
+    for array, copy in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(copy, array)
+        assert (copy.dtype, copy.shape) == (array.dtype, array.shape)
+        assert copy.flags.c_contiguous
+        assert copy.flags.writeable
+        assert copy.size == 0 or copy.ctypes.data % LINE == 0
+        assert not np.shares_memory(copy, array)
+    for copy in copies:
+        copy[...] = 1  # changes no other
+    assert all((copy == 1).all() for copy in copies)
+    for i, copy in enumerate(copies):
+        copy[...] = i
+    assert all((copy == i).all() for i, copy in enumerate(copies))
+
+
+def test_a_packed_model_is_the_same():
+    model = GPT(GPTConfig(20, 8, 16, 1, 2))
+    ids = np.arange(6)[None]
+    before, names = model(ids).data, [name for name, _ in model.named_parameters()]
+    pack_parameters(model)
+    np.testing.assert_array_equal(model(ids).data, before)
+    assert [name for name, _ in model.named_parameters()] == names
+    places = [p.data.ctypes.data for p in model.parameters()]
+    assert places == sorted(places)
+    assert places[-1] - places[0] < sum(p.data.nbytes + LINE for p in model.parameters())
