@@ -154,6 +154,7 @@ SAVED = {
     "add_layer_norm": {"gain"},
     "add_rms_norm": {"gain"},
     "cross_entropy": {"logits"},
+    "linear_cross_entropy": {"x", "weight"},
     "layer_norm": {"x", "gain"},
     "rms_norm": {"x", "gain"},
     "log": {"x"},

@@ -402,7 +402,8 @@ def test_a_large_jacobian_is_left_out(monkeypatch):
 
 
 def test_a_scalar_output_does_not_hide_an_inner_jacobian():
-    assert names(ladder("cross_entropy", (512, 64), repeats=1)) == ["composed", "closed form"]
+    found = names(ladder("cross_entropy", (512, 64), repeats=1))
+    assert [name for name in found if name != "kernel"] == ["composed", "closed form"]
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,9 @@ import numpy as np
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.layout import PIECE, same_float
-from tinygrad_llm.kernels.optimizer import flat_views
+from tinygrad_llm.kernels.optimizer import combine, flat_views
 from tinygrad_llm.optim.muon import COEFFICIENTS, muon_update, orthogonalize
 from tinygrad_llm.optim.optimizer import sum_of_squares
-
-
-@compiled
-def add_scaled(low, high, a, x, b, y):
-    """``y = a x + b y``."""
-    x, y = x[low:high], y[low:high]
-    for i in range(len(y)):
-        y[i] = a * x[i] + b * y[i]
 
 
 @compiled
@@ -31,12 +23,6 @@ def look_ahead(low, high, scale, gradient, momentum, velocity, direction):
         moved = momentum * v[i] + step
         v[i] = moved
         d[i] = step + momentum * moved
-
-
-def combine(a, x, b, y):
-    """``y = a x + b y`` for C-contiguous arrays of one dtype."""
-    kind = y.dtype.type
-    threads.run(add_scaled, y.size, kind(a), x.reshape(-1), kind(b), y.reshape(-1), least=PIECE)
 
 
 @orthogonalize.kernel

@@ -54,3 +54,17 @@ def flat_views(*arrays):
         if a.dtype != dtype or a.size != size or not a.flags.c_contiguous:
             return None
     return [a.reshape(-1) for a in arrays]
+
+
+@compiled
+def add_scaled(low, high, a, x, b, y):
+    """``y = a x + b y``."""
+    x, y = x[low:high], y[low:high]
+    for i in range(len(y)):
+        y[i] = a * x[i] + b * y[i]
+
+
+def combine(a, x, b, y):
+    """``y = a x + b y`` for C-contiguous arrays of one dtype."""
+    kind = y.dtype.type
+    threads.run(add_scaled, y.size, kind(a), x.reshape(-1), kind(b), y.reshape(-1), least=PIECE)

@@ -4,6 +4,7 @@ from tinygrad_llm.ops.activations import gelu, relu, sigmoid, silu, softplus, ta
 from tinygrad_llm.ops.arithmetic import add, div, mul, neg, power, sub
 from tinygrad_llm.ops.biased_activations import bias_gelu
 from tinygrad_llm.ops.exponential import exp, log, sqrt
+from tinygrad_llm.ops.fused_losses import linear_cross_entropy
 from tinygrad_llm.ops.gated import geglu, swiglu
 from tinygrad_llm.ops.indexing import embedding, getitem
 from tinygrad_llm.ops.losses import cross_entropy
@@ -39,6 +40,7 @@ __all__ = [
     "getitem",
     "layer_norm",
     "linear",
+    "linear_cross_entropy",
     "log",
     "log_softmax",
     "logsumexp",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinygrad_llm.backend import twinned
 from tinygrad_llm.operation import op
 from tinygrad_llm.ops.samples import normal
 from tinygrad_llm.tensor import Tensor
 
 
+@twinned
 def scatter_rows(ids, updates, count):
     """(count, ...) zeros to which ``updates[n]`` is added in row ``ids[n]``: repeated ids are summed.
 

@@ -37,11 +37,8 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
     over the logits and backward 3, with one exp per logit in each, and one temporary array of their size. Raises
     IndexError for a target outside [0, V).
     """
-    targets, kept = checked_targets(logits, targets, ignore_index)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"cross_entropy: unknown reduction {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} is not in [0, 1]")
+    targets, kept = checked_targets("cross_entropy", logits.shape, targets, ignore_index)
+    check_options(label_smoothing, reduction)
     x, vocabulary = rows(logits), logits.shape[-1]
     each = np.arange(len(x))
     share = 1 / max(int(kept.sum()), 1) if reduction == "mean" else 1.0
@@ -73,21 +70,29 @@ def cross_entropy(logits, targets, ignore_index=-100, label_smoothing=0.0, z_los
     return loss.reshape(logits.shape[:-1]) if reduction == "none" else loss.sum() * share, vjp
 
 
-def checked_targets(logits, targets, ignore_index):
-    """(targets, kept) as one row each, with target 0 where kept is False; raises where they do not fit the logits."""
+def check_options(label_smoothing, reduction):
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"cross_entropy: unknown reduction {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing={label_smoothing} is not in [0, 1]")
+
+
+def checked_targets(name, shape, targets, ignore_index):
+    """(targets, kept) as one row each, with target 0 where kept is False; raises where they do not fit logits of this
+    shape, in the name of the operation."""
     targets = np.asarray(targets)
     if targets.dtype.kind not in "iu":
-        raise TypeError(f"cross_entropy: targets must be whole numbers, not {targets.dtype}")
-    if logits.ndim == 0 or targets.shape != logits.shape[:-1] or logits.shape[-1] == 0:
+        raise TypeError(f"{name}: targets must be whole numbers, not {targets.dtype}")
+    if not shape or targets.shape != shape[:-1] or shape[-1] == 0:
         raise ValueError(
-            f"cross_entropy: logits {named_shape(logits.shape, 'BTV')} and targets {targets.shape}: "
+            f"{name}: logits {named_shape(shape, 'BTV')} and targets {targets.shape}: "
             "expected (..., V) and (...), with V at least 1"
         )
     kept = targets != ignore_index
-    bad = targets[kept & ((targets < 0) | (targets >= logits.shape[-1]))]
+    bad = targets[kept & ((targets < 0) | (targets >= shape[-1]))]
     if bad.size:
         raise IndexError(
-            f"cross_entropy: target {bad[0]} is outside the vocabulary of V={logits.shape[-1]} "
+            f"{name}: target {bad[0]} is outside the vocabulary of V={shape[-1]} "
             f"(and is not ignore_index={ignore_index})"
         )
     return np.where(kept, targets, 0).ravel(), kept.ravel()

@@ -64,7 +64,7 @@ class LanguageModeling:
 
     def loss(self, model: GPT, batch: Batch) -> Tensor:
         inputs, targets = batch.arrays
-        return ops.cross_entropy(model(inputs), targets, reduction="sum")
+        return model.loss(inputs, targets, reduction="sum")
 
     def validate(self, model: GPT) -> dict[str, float]:
         measured = measure(model, self.tokenizer, self.validation, self.config.batch_size, MEASURED_DURING)

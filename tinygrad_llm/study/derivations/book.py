@@ -38,6 +38,7 @@ ORDER = (
         "gated",
         "softmaxes",
         "losses",
+        "fused_losses",
         "norms",
         "residual_norms",
         "regularization",

@@ -249,7 +249,7 @@ def exercise_list(folder: str | os.PathLike[str] = FOLDER) -> str:
         for name in names:
             mark = str(progress.state(name)) if name in progress.states else "open"
             formula = plain_sentence(f"`{first_formula(find_operation(name).__doc__ or '')}`")
-            lines.append(f"  {name:16}{mark:24}{formula}")
+            lines.append(f"  {name:22}{mark:24}{formula}")
     total = sum(map(len, PATH.values()))
     following = progress.next()
     where = "" if str(folder) == FOLDER else f" --dir {quoted(Path(folder))}"

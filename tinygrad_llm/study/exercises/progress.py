@@ -17,7 +17,7 @@ PATH: dict[str, tuple[str, ...]] = {
     "Reductions": ("sum", "mean", "max"),
     "Picking by index": ("getitem", "embedding"),
     "Products": ("matmul", "linear", "einsum"),
-    "Softmaxes and their loss": ("logsumexp", "softmax", "log_softmax", "cross_entropy"),
+    "Softmaxes and their loss": ("logsumexp", "softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
     "Normalisation": ("rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"),
     "Feed-forward networks": ("bias_gelu", "swiglu", "geglu"),
     "Attention": ("rotary", "attention", "self_attention"),

@@ -188,7 +188,7 @@ def cross_entropy(
     reduction: str = "mean",
 ) -> Tensor:
     targets = np.asarray(targets)
-    wanted, kept = checked_targets(logits.data, targets, ignore_index)
+    wanted, kept = checked_targets("cross_entropy", logits.shape, targets, ignore_index)
     x = ops.reshape(logits, (-1, logits.shape[-1]))
     lse = logsumexp(x)
     log_p = x - ops.reshape(lse, (-1, 1))
@@ -201,6 +201,12 @@ def cross_entropy(
     if reduction == "none":
         return ops.reshape(loss, targets.shape)
     return ops.sum(loss) / (max(int(kept.sum()), 1) if reduction == "mean" else 1)
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Any, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    return cross_entropy(ops.matmul(x, ops.transpose(weight)), targets, ignore_index, reduction=reduction)
 
 
 compositions: dict[str, Callable[..., Any]] = {
@@ -217,6 +223,7 @@ compositions: dict[str, Callable[..., Any]] = {
     "gelu": gelu,
     "layer_norm": layer_norm,
     "linear": linear,
+    "linear_cross_entropy": linear_cross_entropy,
     "log_softmax": log_softmax,
     "logsumexp": logsumexp,
     "mean": mean,

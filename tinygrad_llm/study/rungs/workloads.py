@@ -35,6 +35,7 @@ SHAPES: dict[str, Shape] = {
     "getitem": (8192, 256),
     "layer_norm": (2048, 768),
     "linear": (512, 768),
+    "linear_cross_entropy": (512, 256),
     "matmul": (512, 512),
     "rms_norm": (2048, 768),
     "rotary": (4, 8, 256, 64),
@@ -54,6 +55,12 @@ def _self_attention(rng: np.random.Generator, shape: Shape) -> Arguments:
 
 def _einsum(rng: np.random.Generator, shape: Shape) -> Arguments:
     return (normal(rng, shape), normal(rng, shape[::-1])), {"subscripts": "ij,jk->ik"}
+
+
+def _vocabulary(rng: np.random.Generator, shape: Shape) -> Arguments:
+    tokens = 16 * shape[-1]
+    weight = normal(rng, (tokens, shape[-1])) / math.sqrt(max(shape[-1], 1))
+    return (normal(rng, shape), weight, rng.integers(0, tokens, shape[:-1])), {}
 
 
 def _lookup(rng: np.random.Generator, shape: Shape) -> Arguments:
@@ -83,6 +90,7 @@ WORKLOADS: dict[str, Callable[[np.random.Generator, Shape], Arguments]] = {
     "einsum": _einsum,
     "embedding": _lookup,
     "getitem": _lookup,
+    "linear_cross_entropy": _vocabulary,
     "linear": _linear,
     "log_softmax": _last_axis,
     "logsumexp": _last_axis,
@@ -160,6 +168,8 @@ def largest_array(operation: Operation, inputs: Sequence[Any], heads: int = 1) -
     if operation.name == "self_attention" and np.ndim(inputs[0]) == 3:
         batch, time, _ = inputs[0].shape
         sizes.append(batch * heads * time**2)
+    if operation.name == "linear_cross_entropy":
+        sizes.append(math.prod(np.shape(inputs[0])[:-1]) * len(inputs[1]))
     if operation.name == "embedding":
         sizes.append(np.size(inputs[1]) * len(inputs[0]))
     return max(sizes)
@@ -193,6 +203,8 @@ def product_operations(
         if options.get("causal"):
             pairs -= int(future(q.shape[2], k.shape[2]).sum())
         forward = 2 * q.shape[0] * q.shape[1] * pairs * (q.shape[3] + v.shape[3])
+    elif operation.name == "linear_cross_entropy" and _ours(operation):
+        forward = 2 * np.size(inputs[0]) * len(inputs[1])
     elif operation.name == "self_attention" and _ours(operation):
         batch, time, channels = inputs[0].shape
         pairs = time * (time + 1) // 2 if options.get("causal") else time**2
