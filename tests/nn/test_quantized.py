@@ -207,7 +207,8 @@ def test_a_whole_model(kind, build):
         assert isinstance(model.position_embedding, Embedding)
     weights = [part.weight for part in model.modules() if isinstance(part, QuantizedLinear | QuantizedEmbedding)]
     arrays = [a for weight in weights for a in weight if a is not None]
-    ends = sorted(np.lib.array_utils.byte_bounds(a) for a in arrays)
+    ends = [np.lib.array_utils.byte_bounds(a) for a in arrays]
+    assert ends == sorted(ends)  # in the order in which they are read
     assert ends[-1][1] - ends[0][0] < sum(a.nbytes + 64 for a in arrays)  # one block
     with pytest.raises(ValueError, match="is it quantised already"):
         quantize(model, kind)
