@@ -32,14 +32,14 @@ def test_list(capsys):
     assert main(["derive", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "Softmaxes" in lines
-    assert "  softmax        pᵢ = e^(xᵢ) / Σₖ e^(xₖ)" in lines
+    assert "softmax pᵢ = e^(xᵢ) / Σₖ e^(xₖ)" in [" ".join(line.split()) for line in lines]
     assert {line.split()[0] for line in lines if line.startswith("  ")} >= set(OPERATIONS)
 
 
 def test_check(capsys):
     assert main(["derive", "--check", "--draws", "1"]) == 0
     out = capsys.readouterr().out
-    assert "attention      k           6      7 " in out
+    assert any(line.split()[:4] == ["attention", "k", "6", "7"] for line in out.splitlines())
     assert out.splitlines()[-1].endswith(": all agree")
 
 

@@ -29,6 +29,21 @@ def test_top_k_keeps_the_k_largest_and_the_smallest_ids_of_equals():
     assert kept(keep_top_k(LOGITS, 99)) == [0, 1, 2, 3]
 
 
+@given(
+    st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]) | st.floats(-9, 9), min_size=1, max_size=40).map(np.array),
+    st.integers(1, 45),
+    st.floats(0.01, 0.99),
+)
+def test_what_is_kept_is_the_head_of_a_stable_sort(logits, k, p):
+    logits = np.append(logits, 1.0)  # one at least is possible
+    order = np.argsort(-logits, kind="stable")
+    expected = np.full_like(logits, -np.inf)
+    expected[order[:k]] = logits[order[:k]]
+    np.testing.assert_array_equal(keep_top_k(logits, k), expected)
+    before = np.cumsum(np.append(0, probabilities(logits)[order]))[:-1]
+    np.testing.assert_array_equal(keep_top_p(logits, p), keep_top_k(logits, max(1, (before < p).sum())))
+
+
 @pytest.mark.parametrize(("p", "expected"), [(0.4, [0]), (0.51, [0, 1]), (0.74, [0, 1]), (0.76, [0, 1, 2])])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p, expected):
     assert kept(keep_top_p(LOGITS, p)) == expected

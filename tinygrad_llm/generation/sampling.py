@@ -51,9 +51,13 @@ def penalize_repetition(logits: Array, history: Sequence[int], penalty: float) -
 
 def keep_top_k(logits: Array, k: int) -> Array:
     """-inf for all but the `k` largest logits; of equal ones at the border, the smallest ids stay."""
-    kept = np.argsort(-logits, kind="stable")[:k]
-    result = np.full_like(logits, -np.inf)
-    result[kept] = logits[kept]
+    possible = logits[logits > -np.inf]
+    if k >= len(possible):
+        return logits.copy()
+    border = np.partition(possible, -k)[-k]  # the k-th largest, without sorting the others
+    result = np.where(logits > border, logits, -np.inf)
+    equal = np.flatnonzero(logits == border)[: k - np.count_nonzero(logits > border)]
+    result[equal] = logits[equal]
     return result
 
 
@@ -62,8 +66,9 @@ def keep_top_p(logits: Array, p: float) -> Array:
 
     Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
     """
-    order = np.argsort(-logits, kind="stable")
-    before = np.concatenate(([0.0], np.cumsum(probabilities(logits)[order])[:-1]))
+    likely = probabilities(logits)
+    likeliest = np.sort(likely[likely > 0])[::-1]
+    before = np.concatenate(([0.0], np.cumsum(likeliest)[:-1]))
     return keep_top_k(logits, max(1, int((before < p).sum())))
 
 
