@@ -30,7 +30,7 @@ def results(seconds=0.2, **changes):
 def asked(monkeypatch):
     calls = []
 
-    def run(groups, against, threads, only, rounds, console, announce):
+    def run(groups, against, threads, only, rounds, console, announce, keep):
         calls.append((tuple(groups), against, threads, only, rounds))
         announce(RATES)
         return results()
@@ -141,12 +141,15 @@ def test_what_cannot_be_done_is_status_1(capsys, asked, tmp_path, monkeypatch):
     assert call(capsys, "--json", old, "--force")[0] == 0
 
 
-def test_an_interrupt_is_status_130(capsys, monkeypatch):
-    def run(*arguments):
+def test_an_interrupt_is_status_130_and_what_was_measured_is_kept(capsys, monkeypatch, tmp_path):
+    def run(*arguments, announce, keep):
+        keep(results())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(measuring, "run", run)
     assert call(capsys, "train")[0] == 130
+    assert call(capsys, "train", "--json", tmp_path / "found.json")[0] == 130
+    assert Results.load(tmp_path / "found.json") == results()
 
 
 def test_warming_measures_nothing(capsys, asked, monkeypatch):

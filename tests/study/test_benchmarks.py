@@ -327,9 +327,12 @@ def test_a_run_measures_the_machine_before_and_after(monkeypatch):
     rates = iter([slow, RATES, RATES, slow])
     monkeypatch.setattr(measuring, "_machine", lambda threads, console: next(rates))
     monkeypatch.setattr(measuring, "_rows", lambda found, threads, rounds, console, notes: [row(threads=threads)])
-    announced = []
-    found = measuring.run(["kernels"], (), [2, 1], "adamw", 3, Console(file=io.StringIO()), announced.append)
+    announced, kept = [], []
+    console = Console(file=io.StringIO())
+    found = measuring.run(["kernels"], (), [2, 1], "adamw", 3, console, announced.append, kept.append)
     assert announced == [slow, RATES]
+    assert [[r.threads for r in results.rows] for results in kept] == [[2], [2, 1]], "after each row, all so far"
+    assert list(kept[0].machines) == [2]
     assert {n: r.machine.gemm for n, r in found.machines.items()} == {2: 100e9, 1: 100e9}
     assert [r.threads for r in found.rows] == [2, 1]
     assert not found.failed

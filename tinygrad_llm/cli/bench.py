@@ -70,7 +70,7 @@ def bench(
     rounds
         Alternating rounds, of which the median counts.
     json
-        Write everything that was measured into this file.
+        Write everything that was measured into this file, row by row.
     plot
         Draw the roofline of the kernels into this PNG file.
     compare
@@ -98,7 +98,9 @@ def bench(
         groups = GROUPS if group is None else (group,)
         console = Console(stderr=True)
         results = measuring.run(
-            groups, names, parse_threads(threads), only, rounds, console, lambda rates: _show(machine_table(rates))
+            *(groups, names, parse_threads(threads), only, rounds, console),
+            announce=lambda rates: _show(machine_table(rates)),
+            keep=lambda found: None if json is None else found.save(json),
         )
     _show(tables(results))
     if json is not None:

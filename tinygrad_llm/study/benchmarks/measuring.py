@@ -63,10 +63,12 @@ def run(
     rounds: int,
     console: Console,
     announce: Callable[[Rates], object] = lambda rates: None,
+    keep: Callable[[Results], object] = lambda results: None,
 ) -> Results:
     """Measure the machine, then all cases of the groups for each number of threads, then the machine once more.
 
-    Raises ValueError if there is no case that `only` fits.
+    `announce` is told the machine's rates before its rows are measured, and `keep` all that has been found after each
+    row: a measurement that is interrupted loses nothing. Raises ValueError if there is no case that `only` fits.
     """
     chosen = {group: cases(group, only, against) for group in groups}
     starting = "train" in groups and only in ("", "startup")
@@ -75,17 +77,23 @@ def run(
     machines: dict[int, Rates] = {}
     rows: list[Row] = []
     notes: list[str] = []
+
+    def found() -> Results:
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        return Results(made, versions(), dict(machines), tuple(rows), tuple(notes), failed=bool(notes))
+
     for count in threads:
         machines[count] = _machine(count, console)
         announce(machines[count])
-        for found in chosen.values():
-            rows += _rows(found, count, rounds, console, notes)
+        for group in chosen.values():
+            for row in _rows(group, count, rounds, console, notes):
+                rows.append(row)
+                keep(found())
         if starting:
             with counting(console, f"first steps, {threads_text(count)}") as progress:
                 rows += startup_rows(count, rounds, progress)
         machines[count] = machines[count].best(_machine(count, console))
-    made = datetime.now(UTC).isoformat(timespec="seconds")
-    return Results(made, versions(), machines, tuple(rows), tuple(notes), failed=bool(notes))
+    return found()
 
 
 def _machine(threads: int, console: Console) -> Rates:
