@@ -186,9 +186,9 @@ def test_sum_of_squares(n, seed, dtype):
 
 
 def test_the_sums_of_blocks_are_added_without_rounding():
-    x = np.ones((1000, 2, kernels.BLOCK // 2), np.float32) * np.float32(2**-12)
-    x[0] = 2.0**8
-    assert sum_of_squares.kernel(x) == kernels.BLOCK * (2.0**16 + 999 * 2.0**-24)
+    x = np.full((1000, kernels.BLOCK), 1 / math.sqrt(kernels.BLOCK), np.float32)  # each block's sum is 1
+    x[0] *= 2.0**27
+    assert sum_of_squares.kernel(x) == math.fsum([2.0**54] + 999 * [1.0]) != 2.0**54
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
