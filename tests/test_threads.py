@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import threadpoolctl
 
+import tinygrad_llm
 from tinygrad_llm import threads
 
 
@@ -126,6 +128,7 @@ def test_after_a_fork_the_child_starts_workers_of_its_own():
     code = """
 import os
 import numpy as np
+import tinygrad_llm
 from tinygrad_llm import threads
 def work(low, high, seen): seen[low:high] += 1
 threads.set_threads(2)
@@ -139,3 +142,18 @@ _, status = os.waitpid(child, 0)
 raise SystemExit(os.waitstatus_to_exitcode(status))
 """
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=60).returncode == 0
+
+
+def test_blas_is_told_how_to_wait_unless_the_user_has_decided():
+    code = "import tinygrad_llm, os; print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+
+    def setting(**environment):
+        given = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=given | environment, capture_output=True, text=True, timeout=60).stdout
+
+    assert setting() == f"{threads.PAUSE}\n"
+    assert setting(OPENBLAS_THREAD_TIMEOUT="20") == "20\n"
+    source = Path(tinygrad_llm.__file__).read_text(encoding="utf-8")
+    first = next(line for line in source.splitlines() if line.startswith("from tinygrad_llm"))
+    assert first.startswith("from tinygrad_llm import threads"), "before anything that imports NumPy"

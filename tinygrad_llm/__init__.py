@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tinygrad_llm import threads  # first: it tells BLAS how to wait, before NumPy loads BLAS
+
+# isort: split
 from tinygrad_llm import ops
 from tinygrad_llm.backend import use_backend
 from tinygrad_llm.operation import checkpoint, op
@@ -28,6 +31,7 @@ __all__ = [
     "ops",
     "registry",
     "study",
+    "threads",
     "use_backend",
 ]
 

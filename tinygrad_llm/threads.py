@@ -16,6 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+PAUSE = "16"
+"""log2 of the processor's ticks, about 25 us, for which OpenBLAS's threads look for more work before they sleep.
+
+By default it is 26, and so they take half of every core but one from our own threads until the next product. With
+attention of 256 positions, two threads were no faster than one. OpenBLAS reads it once, when NumPy is loaded: import
+this package before NumPy, or set the variable yourself.
+"""
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", PAUSE)
+
 _threads: int | None = None
 
 

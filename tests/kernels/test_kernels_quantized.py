@@ -38,7 +38,9 @@ def close(x, matrix, y, group):
     exact = padded @ w.T
     steps = np.repeat(np.abs(padded.reshape(len(x), -1, group)).max(-1) / 32767, group, axis=1)
     # int4 rounds x where it meets q, not m: d q is at most w - m, of which the group's range is a bound
-    size = np.abs(w) if matrix.minimums is None else np.abs(w).reshape(len(w), w.shape[1] // 32, 32).max(-1).repeat(32, axis=1) * 2
+    size = np.abs(w)
+    if matrix.minimums is not None:
+        size = 2 * size.reshape(len(w), w.shape[1] // 32, 32).max(-1).repeat(32, axis=1)
     bound = (0.501 * steps) @ size.T + 3e-7 * (w.shape[1] / 16 + 8) * (np.abs(padded) @ size.T)
     assert y.dtype == np.float32
     assert y.shape == exact.shape

@@ -17,7 +17,7 @@ from tinygrad_llm import random
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.models import GPT
 from tinygrad_llm.nn import Module
-from tinygrad_llm.optim import Optimizer, clip_by_global_norm, global_norm
+from tinygrad_llm.optim import Optimizer, clip_factor, global_norm
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.checkpoints import save_checkpoint
 from tinygrad_llm.training.config import TrainConfig
@@ -67,14 +67,13 @@ def training_step(
             loss = task.loss(model, batch) * (1 / max(1, targets))
             loss.backward()
         total += loss.item()
-    parameters = optimizer.parameters.values()
-    norm = clip_by_global_norm(parameters, config.clip) if config.clip else global_norm(parameters)
+    norm = global_norm(optimizer.parameters.values())
     if not (math.isfinite(total) and math.isfinite(norm)):  # before the weights are touched
         raise FloatingPointError(
             f"step {step + 1}: the loss is {total:.4g} and the gradient's norm {norm:.4g}; a lower --learning-rate "
             "or a longer --warmup usually helps (the last checkpoint is untouched)"
         )
-    optimizer.step(config.rate(step))
+    optimizer.step(config.rate(step), clip_factor(norm, config.clip) if config.clip else 1.0)
     return total, norm, targets
 
 

@@ -12,6 +12,7 @@ from tinygrad_llm.generation import Sampling, generate_tokens
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.models import GPT, Decoder, GPTConfig, Llama, LlamaConfig
 from tinygrad_llm.nn import Parameter
+from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.nn.quantized import Quantized, quantize
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import AdamW, clip_by_global_norm
@@ -230,6 +231,8 @@ def _decode(case: Case) -> Job:
     if case.sizes["weights"] != "float32":
         checks = []  # fewer bits give other numbers
         quantize(model, case.sizes["weights"])
+    else:
+        pack_parameters(model)  # as `generate` does
     tokens: list[Iterator[Array]] = []
 
     def before() -> None:
