@@ -17,7 +17,7 @@ def test_it_writes_a_page_and_says_so(tmp_path, capsys):
     text = file.read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert "One training step of a tiny GPT" in text
-    assert f"wrote {file}: 45 operations, 28 leaves, {file.stat().st_size / 1e6:.1f} MB\n" in output
+    assert f"wrote {file}: 25 operations, 28 leaves, {file.stat().st_size / 1e6:.1f} MB\n" in output
     assert file.as_uri() in output
 
 

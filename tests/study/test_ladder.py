@@ -279,7 +279,7 @@ def test_inner_arrays_count_as_memory(monkeypatch):
 
 
 def test_bytes_and_nodes_of_softmax():
-    composed, _, closed = ladder("softmax", (4, 8), repeats=1).rungs
+    composed, _, closed = ladder("softmax", (4, 8), repeats=1).rungs[:3]
     e, total, p = 4 * 8 * 4, 4 * 4, 4 * 8 * 4
     assert composed.costs == (5, e + total + p, e + total)  # x - max, exp, sum, + 0, division; p is the output
     assert closed.costs == (1, p, 0)

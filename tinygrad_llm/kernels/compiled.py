@@ -25,18 +25,22 @@ PATIENCE = 1.0
 """Seconds of compiling after which the user is told."""
 
 
-def compiled(function: Callable[..., Any] | None = None, *, inline: bool = False) -> Any:
+def compiled(function: Callable[..., Any] | None = None, *, inline: bool = False, reorder: bool = False) -> Any:
     """Compile a function when it is first called, and keep the result on disk for the next time.
 
     The function runs without Python's lock, so threads may run it at once. `inline`: a small function that is called
-    inside loops, and must become part of them to be vectorised. Its own sums are not reordered: it may depend on
-    cancellation.
+    inside loops, and must become part of them to be vectorised. Its own sums are not reordered, since it may depend on
+    cancellation, unless it asks for that with `reorder`.
+
+    A function that adds and is called by other compiled ones must be inline. Else Numba keeps two versions of it, by
+    itself and inside its caller, that add in different orders; which of them runs depends on whether the caller was
+    compiled just now or loaded from disk, and so would the last bits of a result.
     """
     if function is None:
-        return lambda given: compiled(given, inline=inline)
+        return lambda given: compiled(given, inline=inline, reorder=reorder)
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     if inline:
-        return numba.njit(**options, fastmath={"contract"}, forceinline=True)(function)
+        return numba.njit(**options, fastmath=REORDER if reorder else {"contract"}, forceinline=True)(function)
     options["fastmath"] = REORDER
     try:
         dispatcher = numba.njit(**options, cache=True)(function)

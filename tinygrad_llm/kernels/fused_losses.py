@@ -20,7 +20,7 @@ from tinygrad_llm.ops.fused_losses import blocks, checked_arguments, linear_cros
 from tinygrad_llm.tape import grad_enabled
 
 
-@compiled
+@compiled(inline=True, reorder=True)
 def exponentials(part, top):
     """``exp(x - top)`` in place of the logits; returns their sum."""
     total = part.dtype.type(0)

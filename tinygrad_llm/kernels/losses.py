@@ -42,7 +42,7 @@ def subtracted(top):
     return top if top > -np.inf else type(top)(0)
 
 
-@compiled
+@compiled(inline=True, reorder=True)
 def sum_of_exponentials(part, top):
     total = part.dtype.type(0)
     for c in range(len(part)):

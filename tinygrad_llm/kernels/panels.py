@@ -79,7 +79,7 @@ def copy_scaled(x, y, factor):
         y[c] = x[c] * factor
 
 
-@compiled
+@compiled(inline=True, reorder=True)
 def exponentials(scores, low, high, columns, top, total):
     """Make the scores of rows low to high ``exp(score - top)``, with the maximum and the sum of each row in `top` and
     `total`. Of nothing but -inf: 0 and 0.

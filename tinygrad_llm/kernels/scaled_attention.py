@@ -190,7 +190,7 @@ def attention_backward(low, high, parts, sizes, q, k, v, mask, masked, causal, s
         copy_back(dv_rows, part_of(dv, part * batches + batch, shared, 0, keys, value_width, top), one)
 
 
-@compiled
+@compiled(inline=True, reorder=True)
 def inner(x, y):
     total = x.dtype.type(0)
     for d in range(len(x)):
