@@ -54,3 +54,9 @@ def test_files_that_are_named_exist():
             above[depth:] = [match[2]]
             # without the kernels everything works, and so do the tests
             assert ROOT.joinpath(*above).exists() or match[2] == "kernels/", line
+
+
+def test_the_speeds_are_those_of_the_file():
+    command = [sys.executable, str(ROOT / "benchmarks" / "readme_table.py"), str(ROOT / "benchmarks" / "speeds.json")]
+    made = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+    assert made in README

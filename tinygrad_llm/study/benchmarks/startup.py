@@ -47,7 +47,7 @@ def startup_rows(
         progress(1, total)
         for number in range(rounds):
             for name, module in (("ours", "tinygrad_llm"), ("numpy", "numpy")):
-                imports[name].append(seconds(IMPORT.format(module), threads))
+                imports[name].append(seconds(IMPORT.format(module), threads, folder))
             progress(2 + number, total)
         for number in range(rounds):
             warm.append(seconds(FIRST_STEP, threads, folder))
@@ -61,11 +61,14 @@ def startup_rows(
 
 
 def seconds(code: str, threads: int, cache: str | None = None) -> float:
-    """What a fresh interpreter prints at the end of `code`; kernels are cached in the folder `cache`."""
-    extra = {} if cache is None else {"NUMBA_CACHE_DIR": cache}
+    """What a fresh interpreter prints at the end of `code`; `cache` is the folder of compiled kernels and modules."""
+    given = environment(threads)
+    if cache is not None:
+        given |= {"NUMBA_CACHE_DIR": cache, "PYTHONPYCACHEPREFIX": cache}
+        given.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
-        env=environment(threads) | extra,
+        env=given,
         capture_output=True,
         text=True,
         encoding="utf-8",
