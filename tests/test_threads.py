@@ -106,6 +106,30 @@ def test_an_error_in_any_piece_is_raised_and_the_workers_go_on(four_threads):
     assert (seen == 1).all()
 
 
+def test_an_interrupt_waits_for_what_is_being_written(four_threads, monkeypatch):
+    class Interrupted:
+        """The lock of a worker's end, at which a signal arrives first."""
+
+        def __init__(self, lock):
+            self.lock, self.left = lock, 1
+            self.release = lock.release
+
+        def acquire(self):
+            if self.left:
+                self.left -= 1
+                raise KeyboardInterrupt
+            return self.lock.acquire()
+
+    threads.run(covered, 8, np.zeros(8, int), [])  # the workers are there
+    monkeypatch.setattr(threads._workers[0], "_end", Interrupted(threads._workers[0]._end))
+    seen = np.zeros(8, int)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(covered, 8, seen, [])
+    assert (seen == 1).all()
+    threads.run(covered, 8, seen, [])
+    assert (seen == 2).all()
+
+
 def test_a_run_inside_a_run_and_runs_from_two_threads_are_whole(four_threads):
     seen = np.zeros((8, 10), int)
 

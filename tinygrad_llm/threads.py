@@ -122,12 +122,17 @@ class Worker:
         self._work = function, arguments
         self._start.release()
 
-    def finish(self) -> None:
-        """Wait until it has; raise what it raised."""
-        self._end.acquire()
+    def finish(self) -> BaseException | None:
+        """Wait until it has, whatever happens: it writes into the caller's arrays. Returns what was raised."""
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                self._end.acquire()
+                break
+            except KeyboardInterrupt as pressed:
+                interrupt = pressed
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        return interrupt or error
 
 
 _workers: list[Worker] = []
@@ -148,14 +153,17 @@ def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1
         while len(_workers) < pieces - 1:
             _workers.append(Worker())
         edges = [length * piece // pieces for piece in range(pieces + 1)]
-        helpers = _workers[: pieces - 1]
-        for helper, low, high in zip(helpers, edges[1:], edges[2:], strict=False):
-            helper.begin(kernel, low, high, *arguments)
+        begun: list[Worker] = []
         try:
+            for helper, low, high in zip(_workers, edges[1:], edges[2:], strict=False):
+                helper.begin(kernel, low, high, *arguments)
+                begun.append(helper)
             kernel(0, edges[1], *arguments)
         finally:
-            for helper in helpers:
-                helper.finish()
+            errors = [helper.finish() for helper in begun]
+        for error in errors:
+            if error is not None:
+                raise error
     finally:
         _busy.release()
 
