@@ -12,6 +12,13 @@ from tinygrad_llm import backend
 from tinygrad_llm.backend import SMALL, Kernel, largest, twinned
 
 
+@pytest.fixture(autouse=True)
+def auto():
+    """The usual backend, whatever the environment says."""
+    with tg.use_backend("auto"):
+        yield
+
+
 def test_a_plain_function_may_have_a_twin():
     @twinned
     def total(x):
