@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,28 +107,64 @@ def test_an_error_in_any_piece_is_raised_and_the_workers_go_on(four_threads):
     assert (seen == 1).all()
 
 
-def test_an_interrupt_waits_for_what_is_being_written(four_threads, monkeypatch):
-    class Interrupted:
-        """The lock of a worker's end, at which a signal arrives first."""
+class Interrupted:
+    """A lock at whose first acquisition a signal arrives, before it or after it."""
 
-        def __init__(self, lock):
-            self.lock, self.left = lock, 1
-            self.release = lock.release
+    def __init__(self, after):
+        self.lock, self.left, self.after = threading.Lock(), 1, after
+        self.lock.acquire()
+        self.release = self.lock.release
 
-        def acquire(self):
-            if self.left:
-                self.left -= 1
+    def acquire(self):
+        self.left -= 1
+        if self.left < 0 or self.after:
+            self.lock.acquire()
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_waits_for_what_is_being_written(four_threads, monkeypatch, after):
+    real = threads.Piece
+
+    def piece(*arguments):
+        made = real(*arguments)
+        made._end = Interrupted(after)
+        return made
+
+    seen = np.zeros(8, int)
+    monkeypatch.setattr(threads, "Piece", piece)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(covered_slowly, 8, seen)
+    assert (seen == 1).all()
+    monkeypatch.setattr(threads, "Piece", real)
+    threads.run(covered_slowly, 8, seen)
+    assert (seen == 2).all()
+
+
+def covered_slowly(low, high, seen):
+    if low:
+        time.sleep(0.02)
+    seen[low:high] += 1
+
+
+def test_an_interrupt_while_the_work_is_given_out_loses_none_of_it(four_threads, monkeypatch):
+    class Queue:
+        def __init__(self):
+            self.real, self.left = threads.Worker().pieces, 1
+
+        def put(self, piece):
+            self.left -= 1
+            if self.left == 0:
                 raise KeyboardInterrupt
-            return self.lock.acquire()
+            self.real.put(piece)
 
-    threads.run(covered, 8, np.zeros(8, int), [])  # the workers are there
-    monkeypatch.setattr(threads._workers[0], "_end", Interrupted(threads._workers[0]._end))
+    threads.run(covered_slowly, 8, np.zeros(8, int))
+    monkeypatch.setattr(threads._workers[1], "pieces", Queue())
     seen = np.zeros(8, int)
     with pytest.raises(KeyboardInterrupt):
-        threads.run(covered, 8, seen, [])
-    assert (seen == 1).all()
-    threads.run(covered, 8, seen, [])
-    assert (seen == 2).all()
+        threads.run(covered_slowly, 8, seen)
+    assert seen[2:].tolist() == 6 * [1], "what was given out, once each"
 
 
 def test_a_run_inside_a_run_and_runs_from_two_threads_are_whole(four_threads):

@@ -62,8 +62,8 @@ class Kernel:
     def function(self) -> Callable[..., Any] | None:
         """The twin, or None. The first look loads the module where it should stand."""
         if self._module:
-            module, self._module = self._module, ""
-            _load(module)
+            _load(self._module)
+            self._module = ""  # only now: what was interrupted is tried again
         return self._function
 
     def __bool__(self) -> bool:

@@ -10,7 +10,9 @@ survives fork, and is the same on every operating system.
 
 from __future__ import annotations
 
+import itertools
 import os
+import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -94,45 +96,47 @@ def _core(processor: int) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class Piece:
+    """A part of the work, for another thread."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+        self._finished, self._error = False, None
+        self._end = threading.Lock()
+        self._end.acquire()
+
+    def work(self) -> None:
+        """Do it, in the thread that it was given to; if it was given twice, the second time nothing."""
+        if self._finished:
+            return
+        try:
+            self._function(*self._arguments)
+        except BaseException as error:
+            self._error = error  # type: ignore[assignment]
+        self._finished = True
+        self._end.release()
+
+    def wait(self) -> BaseException | None:
+        """Wait for the end, whatever happens: the work writes into the caller's arrays. Returns what was raised."""
+        interrupt: BaseException | None = None
+        while not self._finished:
+            try:
+                self._end.acquire()
+            except KeyboardInterrupt as pressed:
+                interrupt = pressed
+        return interrupt or self._error
+
+
 class Worker:
-    """A thread that waits for a piece of work."""
+    """A thread that works on one piece after another."""
 
     def __init__(self) -> None:
-        self._start, self._end = threading.Lock(), threading.Lock()
-        self._start.acquire()
-        self._end.acquire()
-        self._work: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
-        self._error: BaseException | None = None
+        self.pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         threading.Thread(target=self._loop, name="tinygrad_llm worker", daemon=True).start()
 
     def _loop(self) -> None:
         while True:
-            self._start.acquire()
-            assert self._work is not None
-            function, arguments = self._work
-            try:
-                function(*arguments)
-            except BaseException as error:
-                self._error = error
-            self._work = function = arguments = None  # type: ignore[assignment]
-            self._end.release()
-
-    def begin(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Have the thread call ``function(*arguments)``."""
-        self._work = function, arguments
-        self._start.release()
-
-    def finish(self) -> BaseException | None:
-        """Wait until it has, whatever happens: it writes into the caller's arrays. Returns what was raised."""
-        interrupt: BaseException | None = None
-        while True:
-            try:
-                self._end.acquire()
-                break
-            except KeyboardInterrupt as pressed:
-                interrupt = pressed
-        error, self._error = self._error, None
-        return interrupt or error
+            self.pieces.get().work()
 
 
 _workers: list[Worker] = []
@@ -145,22 +149,25 @@ def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1
     A piece has at least `least` units: below about 50 us of work a second thread costs more than it saves. A call
     while another thread of the program is in here runs in one piece.
     """
-    pieces = min(thread_count(), length // max(1, least))
-    if pieces < 2 or not _busy.acquire(blocking=False):
+    count = min(thread_count(), length // max(1, least))
+    if count < 2 or not _busy.acquire(blocking=False):
         kernel(0, length, *arguments)
         return
     try:
-        while len(_workers) < pieces - 1:
+        while len(_workers) < count - 1:
             _workers.append(Worker())
-        edges = [length * piece // pieces for piece in range(pieces + 1)]
-        begun: list[Worker] = []
+        edges = [length * piece // count for piece in range(count + 1)]
+        others = [Piece(kernel, low, high, *arguments) for low, high in itertools.pairwise(edges[1:])]
         try:
-            for helper, low, high in zip(_workers, edges[1:], edges[2:], strict=False):
-                helper.begin(kernel, low, high, *arguments)
-                begun.append(helper)
+            for worker, piece in zip(_workers, others, strict=False):
+                worker.pieces.put(piece)
             kernel(0, edges[1], *arguments)
+        except BaseException:
+            for worker, piece in zip(_workers, others, strict=False):
+                worker.pieces.put(piece)  # again, as an interrupt may have come before it was given
+            raise
         finally:
-            errors = [helper.finish() for helper in begun]
+            errors = [piece.wait() for piece in others]
         for error in errors:
             if error is not None:
                 raise error

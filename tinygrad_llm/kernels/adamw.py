@@ -28,7 +28,7 @@ def update(low, high, weight, gradient, mean, square, numbers):
 
 @adamw_update.kernel
 def _(weight, gradient, mean, square, steps, rate, betas, eps, decay, scale=1.0):
-    arrays = flat_views(weight, np.ascontiguousarray(gradient), mean, square)
+    arrays = flat_views(weight, np.asarray(gradient, order="C"), mean, square)
     if arrays is None:
         return NotImplemented
     b1, b2 = betas

@@ -29,6 +29,8 @@ def add_rows(low, high, ids, updates, total):
 def _(ids, updates, count):
     if not same_float(updates) or ids.dtype.kind not in "iu":
         return NotImplemented
+    if ids.size and not (ids.min() >= 0 and ids.max() < count):
+        return NotImplemented  # the reference says what is wrong; here it would be written outside the array
     total = np.zeros((count, *updates.shape[1:]), updates.dtype)
     columns = math.prod(updates.shape[1:])
     if updates.size:

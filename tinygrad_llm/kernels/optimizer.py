@@ -29,7 +29,7 @@ def block_squares(low, high, x, sums):
 
 @sum_of_squares.kernel
 def _(array):
-    views = flat_views(np.ascontiguousarray(array))
+    views = flat_views(np.asarray(array, order="C"))
     if views is None:
         return NotImplemented
     x = views[0]
@@ -43,15 +43,15 @@ FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def flat_views(*arrays):
-    """C-contiguous arrays of one float dtype and size as one-dimensional views; None where they are something else.
+    """C-contiguous arrays of one float dtype and shape as one-dimensional views; None where they are something else.
 
     A model has many small parameters, and each update comes through here: this must take no time.
     """
-    dtype, size = arrays[0].dtype, arrays[0].size
+    dtype, shape = arrays[0].dtype, arrays[0].shape
     if dtype not in FLOATS:
         return None
     for a in arrays:
-        if a.dtype != dtype or a.size != size or not a.flags.c_contiguous:
+        if a.dtype != dtype or a.shape != shape or not a.flags.c_contiguous:
             return None
     return [a.reshape(-1) for a in arrays]
 

@@ -57,7 +57,7 @@ def rotated(x, cos, sin, turn, order):
 
     The heads of a projection are rows of its tokens, and go back into such: in that order nothing has to be copied.
     """
-    if x.strides[3] != x.itemsize or min(x.strides) < 0:
+    if x.strides[3] != x.itemsize or any(stride < 0 or stride % x.itemsize for stride in x.strides):
         x = np.ascontiguousarray(x)
     batch, heads, time, channels = x.shape
     memory = np.empty([x.shape[axis] for axis in order], x.dtype)

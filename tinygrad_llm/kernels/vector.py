@@ -35,7 +35,7 @@ def registers() -> tuple[int, int]:
 
 
 VECTOR, _count = registers()
-ROWS = 8 if _count == 32 else 4
+ROWS = 8 if _count == 32 and VECTOR > 16 else 4  # never more than the columns of a block, in float64 too
 """Rows of a block of a product. It has ``2 VECTOR`` bytes of columns: see `block_columns`."""
 
 
