@@ -53,6 +53,7 @@ def test_small_arrays_do_not_load_a_module_of_kernels(monkeypatch):
 def test_every_size_goes_to_the_kernel_if_it_was_asked_for(monkeypatch):
     loaded = []
     monkeypatch.setattr(backend, "_load", loaded.append)
+    monkeypatch.setattr(backend, "why_no_kernels", lambda: "")
     with tg.use_backend("numpy"):
         Kernel("tinygrad_llm.ops.nothing").run((np.ones(SMALL),), {})
     assert not loaded
@@ -102,3 +103,44 @@ raise SystemExit("tinygrad_llm.kernels.norms" in sys.modules)
 """
     environment = {**os.environ, **setting}
     assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60).returncode == 0
+
+
+def from_environment(monkeypatch, value):
+    monkeypatch.setattr(backend, "_backend", None)
+    monkeypatch.setenv("TINYGRAD_LLM_BACKEND", value)
+    return backend.chosen_backend
+
+
+def test_the_environment_chooses_when_it_is_first_needed(monkeypatch):
+    assert from_environment(monkeypatch, "numpy")() == "numpy"
+    monkeypatch.setenv("TINYGRAD_LLM_BACKEND", "nonsense")
+    assert backend.chosen_backend() == "numpy", "the first call settles it"
+    assert from_environment(monkeypatch, "")() == "auto"
+
+
+def test_nonsense_in_the_environment_is_an_error_of_every_call_until_it_is_settled(monkeypatch):
+    chosen = from_environment(monkeypatch, "nonsense")
+    for call in (chosen, chosen, lambda: Kernel("their_module.ops").run((), {})):
+        with pytest.raises(ValueError, match="TINYGRAD_LLM_BACKEND='nonsense': expected one of auto, numpy, numba"):
+            call()
+    with tg.use_backend("numpy"):
+        assert chosen() == "numpy"
+
+
+def test_kernels_that_were_asked_for_and_cannot_be_had_are_an_error(monkeypatch):
+    monkeypatch.setattr(backend, "why_no_kernels", lambda: "the reason")
+    with pytest.raises(ValueError, match="use_backend: 'numba' cannot be had here: the reason; 'auto' does without"):
+        tg.use_backend("numba")
+    assert backend.chosen_backend() == "auto", "nothing has changed"
+    with pytest.raises(ValueError, match="TINYGRAD_LLM_BACKEND: 'numba' cannot be had here: the reason"):
+        from_environment(monkeypatch, "numba")()
+    with tg.use_backend("auto"), tg.use_backend("numpy"):
+        assert backend.chosen_backend() == "numpy"
+
+
+def test_the_reason_is_that_of_the_import(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tinygrad_llm.kernels.compiled", None)
+    assert "tinygrad_llm.kernels.compiled" in backend.why_no_kernels()
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "tinygrad_llm.kernels.compiled", sys)
+    assert backend.why_no_kernels() == ""

@@ -17,9 +17,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import numpy as np
 
 BACKENDS = ("auto", "numpy", "numba")
-_backend = os.environ.get("TINYGRAD_LLM_BACKEND", "auto")
-if _backend not in BACKENDS:
-    raise ValueError(f"TINYGRAD_LLM_BACKEND={_backend!r}: expected one of {', '.join(BACKENDS)}")
+SETTING = "TINYGRAD_LLM_BACKEND"
+"""The environment variable that chooses for a process."""
+_backend: str | None = None  # not settled yet
 
 SMALL = 512
 """Under ``"auto"`` arrays of fewer elements go to NumPy: the time to load a kernel would never be won back."""
@@ -33,12 +33,14 @@ class use_backend:
 
     ``"auto"``: kernels, but for small arrays (`SMALL`). ``"numba"``: kernels for arrays of every size, as tests want.
     ``"numpy"``: only the references. A kernel may decline what it does not handle; then the reference computes it.
+    Raises ValueError for another name, and for ``"numba"`` where nothing can be compiled.
     """
 
     def __init__(self, name: str) -> None:
         global _backend
         if name not in BACKENDS:
             raise ValueError(f"use_backend: unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
+        _check("use_backend", name)
         self._previous, _backend = _backend, name
 
     def __enter__(self) -> use_backend:
@@ -47,6 +49,36 @@ class use_backend:
     def __exit__(self, *exception: object) -> None:
         global _backend
         _backend = self._previous
+
+
+def chosen_backend() -> str:
+    """The backend that is in use; the first call settles it, by the environment if nobody else has.
+
+    Raises ValueError for a value of ``TINYGRAD_LLM_BACKEND`` that is none, or cannot be had.
+    """
+    global _backend
+    if _backend is None:
+        name = os.environ.get(SETTING) or "auto"
+        if name not in BACKENDS:
+            raise ValueError(f"{SETTING}={name!r}: expected one of {', '.join(BACKENDS)}")
+        _check(SETTING, name)
+        _backend = name
+    return _backend
+
+
+def why_no_kernels() -> str:
+    """What keeps Numba from compiling kernels here; empty if nothing does."""
+    try:
+        importlib.import_module("tinygrad_llm.kernels.compiled")
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+def _check(asker: str, name: str) -> None:
+    reason = why_no_kernels() if name == "numba" else ""
+    if reason:
+        raise ValueError(f"{asker}: 'numba' cannot be had here: {reason}; 'auto' does without kernels")
 
 
 class Kernel:
@@ -78,7 +110,8 @@ class Kernel:
 
     def run(self, arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """What the twin makes of the arguments; NotImplemented if the backend, the sizes or the twin are against it."""
-        if _backend == "numpy" or (_backend == "auto" and self._small and largest(arrays) < self._small):
+        backend = _backend or chosen_backend()
+        if backend == "numpy" or (backend == "auto" and self._small and largest(arrays) < self._small):
             return NotImplemented
         function = self.function
         return NotImplemented if function is None else function(*arrays, **options)

@@ -265,6 +265,24 @@ def test_a_reader_that_goes_away_is_no_traceback(run):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("command", "backend", "no_compiler", "message"),
+    [
+        (["tokenizer", "show", "run"], "nonsense", "0", "='nonsense': expected one of auto, numpy, numba"),
+        (["train"], "nonsense", "0", "='nonsense': expected one of auto, numpy, numba"),
+        (["train"], "numba", "1", ": 'numba' cannot be had here:"),
+    ],
+)
+def test_a_backend_that_there_is_not_is_one_line(command, backend, no_compiler, message, tmp_path):
+    environment = os.environ | {"TINYGRAD_LLM_BACKEND": backend, "NUMBA_DISABLE_JIT": no_compiler}
+    command = [sys.executable, "-m", "tinygrad_llm", *command]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"tinygrad-llm: error: TINYGRAD_LLM_BACKEND{message}")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_importing_is_light():
     heavy = ["numba", "matplotlib", "rich", "regex", "cyclopts"]
     code = f"import sys, tinygrad_llm; print([m for m in {heavy} if m in sys.modules])"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tinygrad_llm as tg
+from tinygrad_llm.backend import why_no_kernels
 from tinygrad_llm.ops import cross_entropy, fused_losses, linear_cross_entropy, matmul
 
 ROWS, CHANNELS, TOKENS = 600, 5, 7
@@ -11,6 +12,8 @@ ROWS, CHANNELS, TOKENS = 600, 5, 7
 
 @pytest.fixture(params=["numpy", "numba"])
 def backend(request):
+    if request.param == "numba" and (reason := why_no_kernels()):
+        pytest.skip(reason)
     with tg.use_backend(request.param):
         yield request.param
 

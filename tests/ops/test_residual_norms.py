@@ -5,6 +5,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm import ops
+from tinygrad_llm.backend import why_no_kernels
 
 FUSED = {"add_layer_norm": ops.layer_norm, "add_rms_norm": ops.rms_norm}
 each_norm = pytest.mark.parametrize(("name", "norm"), FUSED.items(), ids=FUSED)
@@ -12,6 +13,8 @@ each_norm = pytest.mark.parametrize(("name", "norm"), FUSED.items(), ids=FUSED)
 
 @pytest.fixture(params=["numpy", "numba"])
 def backend(request):
+    if request.param == "numba" and (reason := why_no_kernels()):
+        pytest.skip(reason)
     with tg.use_backend(request.param):
         yield
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from tinygrad_llm import __version__
+from tinygrad_llm.backend import chosen_backend
 from tinygrad_llm.cli.bench import bench
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.derive import derive
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CycloptsError, ValueError, TypeError) as error:
         return _complain(error, 2, "see tinygrad-llm --help" if not arguments else "")
     try:
+        chosen_backend()  # a mistake in the environment is told before any work
         return command(*bound.args, **bound.kwargs) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from tinygrad_llm import random
-from tinygrad_llm.backend import use_backend
+from tinygrad_llm.backend import use_backend, why_no_kernels
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.study.machine import measure_machine
@@ -274,7 +274,7 @@ def _rungs(case: _Case) -> tuple[list[_Taped | _Jacobian], list[str]]:
     elif operation.kernel(*case.inputs, **case.options) is NotImplemented:
         notes.append("The kernel declines these arguments.")
     else:
-        rungs.append(_Taped("kernel", operation, "numba"))
+        rungs.append(_Taped("kernel", operation, "auto" if why_no_kernels() else "numba"))
     return rungs, notes
 
 
