@@ -1,5 +1,19 @@
-"""``python -m tinygrad_llm`` is the command ``tinygrad-llm``."""
+"""The command ``tinygrad-llm``, also as ``python -m tinygrad_llm``."""
 
-from tinygrad_llm.cli.main import run
+import sys
 
-run()
+
+def run() -> None:
+    """Entry point: the commands are imported inside, so that Ctrl-C while they are is no traceback either."""
+    try:
+        from tinygrad_llm.cli.main import main
+
+        status = main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

@@ -5,6 +5,8 @@ import io
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -281,6 +283,30 @@ def test_a_backend_that_there_is_not_is_one_line(command, backend, no_compiler, 
     assert done.stderr.startswith(f"tinygrad-llm: error: TINYGRAD_LLM_BACKEND{message}")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+INTERRUPTED = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from {home} import {function}
+sys.argv[1:] = ["tokenizer", "show", "run", "text"]
+sys.exit({function}())
+"""
+
+
+@pytest.mark.parametrize("module", ["cyclopts", "tinygrad_llm.study", "tinygrad_llm.tokenizer", "tinygrad_llm.kernels"])
+def test_an_interrupt_while_the_commands_are_imported_is_status_130(module):
+    """Of the command as it is installed: the entry point that pyproject.toml names."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    home, _, function = project["scripts"]["tinygrad-llm"].partition(":")
+    code = INTERRUPTED.format(module=module, home=home, function=function)
+    environment = os.environ | {"TINYGRAD_LLM_BACKEND": "numba"}  # the kernels are loaded by the command itself
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_importing_is_light():

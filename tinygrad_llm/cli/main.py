@@ -44,7 +44,7 @@ app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weigh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status."""
+    """Run one command; return the exit status. Ctrl-C is left to the caller, `tinygrad_llm.__main__`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     given_options.set({a.split("=")[0][2:].replace("-", "_") for a in arguments if a.startswith("--")})
     for stream in (sys.stdout, sys.stderr):
@@ -57,9 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen_backend()  # a mistake in the environment is told before any work
         return command(*bound.args, **bound.kwargs) or 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `tinygrad-llm generate run | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -76,8 +73,3 @@ def _complain(error: BaseException, status: int, remedy: str = "") -> int:
     text = f"tinygrad-llm: error: {message}" + (f" ({remedy})" if remedy else "")
     plain_console(stderr=True).print(text)
     return status
-
-
-def run() -> None:
-    """Entry point of the installed command."""
-    sys.exit(main())
