@@ -78,6 +78,7 @@ def test_a_compiled_kernel_is_kept_and_the_user_is_told_once(tmp_path):
     numbers, told = run(file, NUMBA_CACHE_DIR=folder)
     assert numbers == ["5", "0"]
     assert told.count("compiling kernels") == 1
+    assert "(once; the result is kept)" in told
     numbers, told = run(file, NUMBA_CACHE_DIR=folder)
     assert numbers == ["5", "1"]
     assert not told
@@ -87,6 +88,9 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_each_time(tmp_path):
     file = tmp_path / "kernels.py"
     file.write_text(KERNEL)
     blocked = tmp_path / "blocked"
-    blocked.write_text("a file, not a folder")
-    numbers, _ = run(file, NUMBA_CACHE_DIR=str(blocked), HOME=str(blocked), XDG_CACHE_HOME=str(blocked))
-    assert numbers == ["5", "0"]
+    for path in (blocked, tmp_path / "__pycache__"):
+        path.write_text("a file, not a folder")
+    for _ in range(2):
+        numbers, told = run(file, NUMBA_CACHE_DIR=str(blocked), HOME=str(blocked), XDG_CACHE_HOME=str(blocked))
+        assert numbers == ["5", "0"]
+        assert "(at every start: no folder to keep the result in; set NUMBA_CACHE_DIR" in told

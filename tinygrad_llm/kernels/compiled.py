@@ -13,9 +13,10 @@ from typing import Any
 
 import numba
 from numba.core import event
+from numba.core.caching import NullCache
 
 if getattr(numba.config, "DISABLE_JIT", 0):
-    raise ImportError("Numba's compiler is switched off (NUMBA_DISABLE_JIT)")
+    raise ImportError("Numba's compiler is switched off; unset NUMBA_DISABLE_JIT")
 
 REORDER = {"reassoc", "contract", "nsz"}
 """What the compiler may do with floating-point arithmetic: reorder sums, fuse ``a * b + c``, ignore the sign of zero.
@@ -72,13 +73,20 @@ class _Notice(event.Listener):
             self.began = time.perf_counter()
             if self.seconds > PATIENCE and not self.told:
                 self.told = True
-                print("compiling kernels for this processor (once; the result is kept) ...", file=sys.stderr)
+                often = _how_often(event.data["dispatcher"])
+                print(f"compiling kernels for this processor ({often}) ...", file=sys.stderr)
         self.depth += 1
 
     def on_end(self, event: Any) -> None:
         self.depth -= 1
         if self.depth == 0:
             self.seconds += time.perf_counter() - self.began
+
+
+def _how_often(dispatcher: Any) -> str:
+    if isinstance(dispatcher._cache, NullCache):
+        return "at every start: no folder to keep the result in; set NUMBA_CACHE_DIR to one that can be written"
+    return "once; the result is kept"
 
 
 event.register("numba:compile", _Notice())
