@@ -153,3 +153,11 @@ def test_a_kernel_of_ones_own_is_under_60_lines_and_agrees_with_its_reference(pr
     (value, vjp), (expected, reference) = operation.kernel(x.T), operation.reference(x.T)
     np.testing.assert_array_equal(value, expected)
     np.testing.assert_array_equal(vjp(x.T), reference(x.T))
+
+
+def test_a_kernel_of_ones_own_without_a_compiler_is_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "examples" / "7_your_own_kernel.py")]
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"This example needs Numba's compiler: .*NUMBA_DISABLE_JIT\n", done.stderr)

@@ -67,9 +67,11 @@ def chosen_backend() -> str:
 
 
 def why_no_kernels() -> str:
-    """What keeps Numba from compiling kernels here; empty if nothing does."""
+    """What keeps Numba from compiling kernels here, with the remedy; empty if nothing does."""
     try:
         importlib.import_module("tinygrad_llm.kernels.compiled")
+    except ModuleNotFoundError as error:
+        return f"{error}; install Numba (pip install numba)" if error.name == "numba" else str(error)
     except ImportError as error:
         return str(error)
     return ""
