@@ -154,25 +154,49 @@ def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1
         kernel(0, length, *arguments)
         return
     try:
-        while len(_workers) < count - 1:
-            _workers.append(Worker())
         edges = [length * piece // count for piece in range(count + 1)]
-        others = [Piece(kernel, low, high, *arguments) for low, high in itertools.pairwise(edges[1:])]
-        try:
-            for worker, piece in zip(_workers, others, strict=False):
-                worker.pieces.put(piece)
-            kernel(0, edges[1], *arguments)
-        except BaseException:
-            for worker, piece in zip(_workers, others, strict=False):
-                worker.pieces.put(piece)  # again, as an interrupt may have come before it was given
-            raise
-        finally:
-            errors = [piece.wait() for piece in others]
-        for error in errors:
-            if error is not None:
-                raise error
+        _at_once(kernel, [(low, high, *arguments) for low, high in itertools.pairwise(edges)])
     finally:
         _busy.release()
+
+
+def together(part: Callable[[int, int], None], leave: Callable[[], None], most: int) -> None:
+    """``part(thread, count)`` in all threads, at most so many, at the same time: they may wait for each other.
+
+    `leave` is called when the part of the calling thread has ended, or will never begin: the others must not wait for
+    it any more. A call while another thread of the program is in here or in `run` has one thread.
+    """
+    count = min(thread_count(), most)
+    if count < 2 or not _busy.acquire(blocking=False):
+        part(0, 1)
+        return
+    try:
+        _at_once(part, [(thread, count) for thread in range(count)], leave)
+    finally:
+        _busy.release()
+
+
+def _at_once(
+    function: Callable[..., Any], calls: list[tuple[Any, ...]], leave: Callable[[], None] = lambda: None
+) -> None:
+    """The calls in as many threads: the first in this one. Raises what one of them raises, when all have ended."""
+    while len(_workers) < len(calls) - 1:
+        _workers.append(Worker())
+    others = [Piece(function, *call) for call in calls[1:]]
+    try:
+        for worker, piece in zip(_workers, others, strict=False):
+            worker.pieces.put(piece)
+        function(*calls[0])
+    except BaseException:
+        for worker, piece in zip(_workers, others, strict=False):
+            worker.pieces.put(piece)  # again, as an interrupt may have come before it was given
+        raise
+    finally:
+        leave()
+        errors = [piece.wait() for piece in others]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def _forget_workers() -> None:

@@ -108,3 +108,12 @@ def exponentials(scores, low, high, columns, top, total):
 def fill(row, value):
     for s in range(len(row)):
         row[s] = value
+
+
+@compiled(inline=True, reorder=True)
+def inner(x, y):
+    """The dot product of two rows."""
+    total = x.dtype.type(0)
+    for d in range(len(x)):
+        total += x[d] * y[d]
+    return total

@@ -135,25 +135,32 @@ def row_product_int4(typingctx, values, z, scales):
     return types.float32(values, z, scales), generate
 
 
+@compiled(inline=True, reorder=True)
+def round_row(x, group, z, steps, totals):
+    """x (C,) as ``x = e z`` with whole z (P,) and e (P / group,); and the total of each group. All finite?"""
+    finite = True
+    for g in range(len(steps)):
+        xs, zs = x[g * group : (g + 1) * group], z[g * group : (g + 1) * group]
+        top, total = np.float32(0), np.float32(0)
+        for i in range(len(xs)):
+            top = max(top, abs(xs[i]))
+            total += xs[i]
+        if not abs(total) <= LARGEST:  # so for NaN; isfinite computes total - total, which may be reordered
+            finite = False
+        inverse = np.float32(32767) / top if top > 0 else np.float32(0)
+        for i in range(len(xs)):
+            zs[i] = np.int16(np.rint(xs[i] * inverse))
+        zs[len(xs) :] = 0
+        steps[g], totals[g] = top / np.float32(32767), total
+    return finite
+
+
 @compiled
 def round_rows(x, group, z, steps, totals):
-    """x (N, C) as ``x = e z`` with whole z (N, P) and e (N, P / group); and the total of each group. All finite?"""
+    """`round_row` of each row. Is all of x finite?"""
     finite = True
     for n in range(x.shape[0]):
-        row = x[n]
-        for g in range(steps.shape[1]):
-            xs, zs = row[g * group : (g + 1) * group], z[n, g * group : (g + 1) * group]
-            top, total = np.float32(0), np.float32(0)
-            for i in range(len(xs)):
-                top = max(top, abs(xs[i]))
-                total += xs[i]
-            if not abs(total) <= LARGEST:  # so for NaN; isfinite computes total - total, which may be reordered
-                finite = False
-            inverse = np.float32(32767) / top if top > 0 else np.float32(0)
-            for i in range(len(xs)):
-                zs[i] = np.int16(np.rint(xs[i] * inverse))
-            zs[len(xs) :] = 0
-            steps[n, g], totals[n, g] = top / np.float32(32767), total
+        finite &= round_row(x[n], group, z[n], steps[n], totals[n])
     return finite
 
 
@@ -163,33 +170,38 @@ def float_of(bits):
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
+@compiled(inline=True)
+def product_int8(q, d, z, e, together):
+    """One row of weights times one of numbers; `together` is room for a float32 for each group."""
+    for g in range(len(together)):
+        together[g] = float_of(d[g]) * e[g]
+    return row_product_int8(q, z, together)
+
+
+@compiled(inline=True, reorder=True)
+def product_int4(q, d, m, z, e, totals, together):
+    least = np.float32(0)
+    for g in range(len(together)):
+        together[g] = float_of(d[g]) * e[g]
+        least += float_of(m[g]) * totals[g]
+    return row_product_int4(q, z, together) + least
+
+
 @compiled
 def times_int8(low, high, values, scales, z, steps, y):
     """``y = x w^T`` for the rows `low` to `high` of w."""
-    groups = scales.shape[1]
-    together = np.empty(groups, np.float32)
+    together = np.empty(scales.shape[1], np.float32)
     for f in range(low, high):
-        d = scales[f]
         for n in range(y.shape[0]):
-            e = steps[n]
-            for g in range(groups):
-                together[g] = float_of(d[g]) * e[g]
-            y[n, f] = row_product_int8(values[f], z[n], together)
+            y[n, f] = product_int8(values[f], scales[f], z[n], steps[n], together)
 
 
 @compiled
 def times_int4(low, high, values, scales, minimums, z, steps, totals, y):
-    groups = scales.shape[1]
-    together = np.empty(groups, np.float32)
+    together = np.empty(scales.shape[1], np.float32)
     for f in range(low, high):
-        d, m = scales[f], minimums[f]
         for n in range(y.shape[0]):
-            e, t = steps[n], totals[n]
-            least = np.float32(0)
-            for g in range(groups):
-                together[g] = float_of(d[g]) * e[g]
-                least += float_of(m[g]) * t[g]
-            y[n, f] = row_product_int4(values[f], z[n], together) + least
+            y[n, f] = product_int4(values[f], scales[f], minimums[f], z[n], steps[n], totals[n], together)
 
 
 @compiled

@@ -28,6 +28,7 @@ from tinygrad_llm.kernels.panels import (
     copy_transposed,
     exponentials,
     fill,
+    inner,
     multiply,
     rounded,
 )
@@ -188,14 +189,6 @@ def attention_backward(low, high, parts, sizes, q, k, v, mask, masked, causal, s
                 copy_back(dq_rows, part_of(dq, batch, head, start, end, width, top), scale)
         copy_back(dk_rows, part_of(dk, part * batches + batch, shared, 0, keys, width, top), one)
         copy_back(dv_rows, part_of(dv, part * batches + batch, shared, 0, keys, value_width, top), one)
-
-
-@compiled(inline=True, reorder=True)
-def inner(x, y):
-    total = x.dtype.type(0)
-    for d in range(len(x)):
-        total += x[d] * y[d]
-    return total
 
 
 @compiled(inline=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy.typing as npt
 
 from tinygrad_llm import ops, random
+from tinygrad_llm.backend import twinned
 from tinygrad_llm.models.decoder import Cache, Decoder
 from tinygrad_llm.nn import Embedding, Linear, Module, RMSNorm
 from tinygrad_llm.nn.transformer import LayerCache, attend_cached
@@ -117,6 +119,17 @@ class LlamaBlock(Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
+@twinned
+def through_blocks(
+    x: Array, blocks: Sequence[LlamaBlock], positions: npt.ArrayLike, mask: Array | None, caches: Sequence[LayerCache]
+) -> Array:
+    """x (B, T, C) after all blocks, each with its cache. A single token has a kernel of its own."""
+    y = Tensor(x)
+    for block, cache in zip(blocks, caches, strict=True):
+        y = block(y, positions, mask, cache)
+    return y.data
+
+
 class Llama(Decoder):
     """Token embeddings, L pre-norm blocks, a last norm, and a head. Linear maps have no biases.
 
@@ -148,6 +161,8 @@ class Llama(Decoder):
     ) -> Tensor:
         ids, positions = self.checked(ids, positions, cache)
         x = self.token_embedding(ids)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, positions, mask, None if cache is None else cache.layers[layer])
+        if cache is not None:
+            return self.final_norm(Tensor(through_blocks(x.data, self.blocks, positions, mask, cache.layers)))
+        for block in self.blocks:
+            x = block(x, positions, mask)
         return self.final_norm(x)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tinygrad_llm.nn.layers import Linear
 from tinygrad_llm.nn.module import Module
 from tinygrad_llm.tape import Array
 
@@ -36,8 +37,12 @@ def in_one_block(arrays: Sequence[Array]) -> list[Array]:
 def pack_parameters(model: Module) -> None:
     """Move all parameters of a model that generates into one block, in the order of their names in the model.
 
-    For use, not for training: an optimizer has arrangements of its own.
+    The weights of linear maps lie there as (out, in): a token is multiplied by their columns one after the other, which
+    are then read in the order of memory, by as many threads as there are. For use, not for training: an optimizer has
+    arrangements of its own.
     """
+    maps = {id(module.weight) for module in model.modules() if isinstance(module, Linear)}
     parameters = model.parameters()
-    for parameter, data in zip(parameters, in_one_block([p.data for p in parameters]), strict=True):
-        parameter.data = data
+    copies = in_one_block([p.data.T if id(p) in maps else p.data for p in parameters])
+    for parameter, copy in zip(parameters, copies, strict=True):
+        parameter.data = copy.T if id(parameter) in maps else copy

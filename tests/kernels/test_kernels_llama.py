@@ -1,0 +1,214 @@
+"""The compiled twin of `models/llama.py`: a token through all blocks, and what is left to the plain code."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinygrad_llm import threads, use_backend
+from tinygrad_llm.generation import KVCache
+from tinygrad_llm.models import Llama, LlamaConfig
+from tinygrad_llm.models.llama import LlamaBlock, through_blocks
+from tinygrad_llm.nn import Parameter, QuantizedLinear, quantize
+from tinygrad_llm.nn.packing import pack_parameters
+from tinygrad_llm.tape import no_grad
+
+pytest.importorskip("numba", reason="kernels need Numba")
+try:
+    from tinygrad_llm.kernels import llama as kernels
+except ImportError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+KINDS = ("float32", "int8", "int4")
+CONFIG = LlamaConfig(vocab_size=11, context=9, channels=24, layers=2, heads=6, kv_heads=2, feed_forward=20)
+STEPS = 6
+"""Tokens of the tests; the first are a prompt."""
+
+
+@pytest.fixture(autouse=True)
+def threads_for_small_models(monkeypatch):
+    """Small models are not worth a second thread otherwise."""
+    monkeypatch.setattr(kernels, "PIECE", 1)
+
+
+def built(config, kind, seed=0):
+    """A model far from its initial values, as it is used for generating."""
+    model = Llama(config, seed).eval()
+    rng = np.random.default_rng(seed)
+    for parameter in model.parameters():
+        spread = 0.3 if parameter.ndim == 1 else 1 / np.sqrt(parameter.shape[0])
+        parameter.data += (spread * rng.standard_normal(parameter.shape)).astype(np.float32)
+    if kind == "float32":
+        pack_parameters(model)
+    else:
+        quantize(model, kind)
+    return model
+
+
+def prompted(model, dtype=np.float32):
+    """A cache that holds a prompt of three tokens."""
+    cache = KVCache(model.config, 1, dtype)
+    with no_grad(), use_backend("numpy"):
+        model.hidden(np.array([[1, 2, 3]]), cache=cache)
+    return cache
+
+
+def step(model, cache, x, function=through_blocks.kernel, mask=None):
+    with no_grad(), use_backend("numba"):
+        return function(x, model.blocks, np.arange(cache.length, cache.length + x.shape[1]), mask, cache.layers)
+
+
+def vector(config, seed=0, scale=1.0):
+    return (scale * np.random.default_rng(seed).standard_normal((1, 1, config.channels))).astype(np.float32)
+
+
+configs = st.builds(
+    lambda kv, shared, pairs, layers, width, base: LlamaConfig(
+        11, 9, 2 * pairs * kv * shared, layers, kv * shared, kv, width, base
+    ),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 8, 16]),
+    st.integers(1, 2),
+    st.sampled_from([1, 7, 16, 33, 64, 97]),
+    st.sampled_from([100.0, 10000.0]),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(config=configs, seed=st.integers(0, 2**32 - 1), count=st.sampled_from([1, 3]))
+def test_it_is_what_the_blocks_compute(kind, config, seed, count):
+    model = built(config, kind, seed)
+    ours, theirs = prompted(model), prompted(model)
+    # an x rounded to 16 bits is off by 2^-16 of the largest of its group, and there are ten products in a row
+    bound = 2e-5 if kind == "float32" else 1e-3
+    before = threads.thread_count()
+    try:
+        threads.set_threads(count)
+        for number in range(STEPS):
+            x = vector(config, number)
+            given_x = x.copy()
+            y = step(model, ours, x)
+            expected = step(model, theirs, x, through_blocks.reference)
+            np.testing.assert_array_equal(x, given_x)
+            assert y.dtype == np.float32
+            assert y.shape == x.shape
+            np.testing.assert_allclose(y, expected, rtol=0, atol=bound * (1 + np.abs(expected).max()))
+    finally:
+        threads.set_threads(before)
+    assert ours.length == theirs.length == 3 + STEPS
+    for a, b in zip(ours.layers, theirs.layers, strict=True):
+        assert a.length == b.length
+        for mine, other in ((a.keys, b.keys), (a.values, b.values)):
+            np.testing.assert_allclose(mine, other, rtol=0, atol=bound * (1 + np.abs(other).max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_threads_gives_the_same_bits(kind):
+    model = built(replace(CONFIG, feed_forward=97), kind)
+    before, found = threads.thread_count(), []
+    try:
+        for count in (1, 2, 5):
+            threads.set_threads(count)
+            cache = prompted(model)
+            for number in range(STEPS):
+                y = step(model, cache, vector(CONFIG, number))
+            found.append((y, cache.layers[1].keys.copy(), cache.layers[0].values.copy()))
+    finally:
+        threads.set_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_model_uses_it(monkeypatch):
+    model = built(CONFIG, "float32")
+    calls = []
+    kernel = through_blocks.kernel.function
+    monkeypatch.setattr(through_blocks.kernel, "_function", lambda *given: calls.append(1) or kernel(*given))
+    ours, theirs = prompted(model), prompted(model)
+    with no_grad(), use_backend("numba"):
+        y = model(np.array([[4]]), cache=ours).data
+    with no_grad(), use_backend("numpy"):
+        expected = model(np.array([[4]]), cache=theirs).data
+    assert calls == [1]
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+def test_what_it_does_not_know_is_declined():
+    model = built(CONFIG, "float32")
+    x = vector(CONFIG)
+    cache = prompted(model)
+    assert through_blocks.kernel(x, model.blocks, [3], None, cache.layers) is NotImplemented, "gradients are on"
+    assert step(model, cache, x, mask=np.ones((1, 1, 1, 4), bool)) is NotImplemented
+    assert step(model, cache, np.repeat(x, 2, axis=1)) is NotImplemented
+    assert step(model, cache, np.repeat(x, 2, axis=0)) is NotImplemented
+    assert step(model, cache, x.astype(np.float64)) is NotImplemented
+    assert step(model, prompted(model, np.float64), x) is NotImplemented
+    for layer in cache.layers:
+        layer.length = CONFIG.context
+    assert step(model, cache, x) is NotImplemented, "the cache is full"
+    uneven = prompted(model)
+    uneven.layers[1].length -= 1
+    assert step(model, uneven, x) is NotImplemented
+
+
+@pytest.mark.parametrize("change", ["rows first", "two kinds", "a bias", "another block", "another map"])
+def test_a_model_of_other_parts_is_declined(change):
+    model = built(CONFIG, "float32")
+    block = model.blocks[1]
+    if change == "rows first":
+        block.mlp.up.weight.data = np.ascontiguousarray(block.mlp.up.weight.data)
+    elif change == "two kinds":
+        block.mlp.up = QuantizedLinear(block.mlp.up, "int8")
+    elif change == "a bias":
+        block.attention.out.bias = Parameter(np.ones(CONFIG.channels, np.float32))
+    elif change == "another block":
+        block.__class__ = type("Other", (LlamaBlock,), {})
+    else:
+        block.mlp.up.__class__ = type("Other", (type(block.mlp.up),), {})
+    assert step(model, prompted(model), vector(CONFIG)) is NotImplemented
+
+
+def test_replaced_weights_are_noticed():
+    model, cache = built(CONFIG, "float32"), None
+    cache = prompted(model)
+    step(model, cache, vector(CONFIG))
+    other = built(CONFIG, "float32", seed=1)
+    for mine, new in zip(model.parameters(), other.parameters(), strict=True):
+        mine.data = new.data
+    theirs = KVCache(CONFIG, 1)
+    for mine, copy in zip(cache.layers, theirs.layers, strict=True):
+        copy.keys[...], copy.values[...], copy.length = mine.keys, mine.values, mine.length
+    y, expected = (step(m, c, vector(CONFIG, 1)) for m, c in ((model, cache), (other, theirs)))
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_infinity_and_nan_spread_as_in_the_plain_code(kind, bad):
+    model = built(CONFIG, kind)
+    ours, theirs = prompted(model), prompted(model)
+    x = vector(CONFIG)
+    x[0, 0, 5] = bad
+    with np.errstate(invalid="ignore"):
+        y = step(model, ours, x)
+        expected = step(model, theirs, x, through_blocks.reference)
+    if kind == "float32":
+        np.testing.assert_array_equal(np.isfinite(y), np.isfinite(expected))
+        assert not np.isfinite(y).all()
+    else:
+        assert y is NotImplemented
+        assert ours.length == 3, "the plain code begins where this one did"
+
+
+def test_huge_scores_do_not_overflow():
+    model = built(CONFIG, "float32")
+    for block in model.blocks:
+        block.attention_norm.gain.data *= np.float32(1e4)
+    ours, theirs = prompted(model), prompted(model)
+    y, expected = step(model, ours, vector(CONFIG)), step(model, theirs, vector(CONFIG), through_blocks.reference)
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
