@@ -21,7 +21,7 @@ from tinygrad_llm.generation.cache import LayerKV
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.elementary import exp, sigmoid
 from tinygrad_llm.kernels.meeting import meet, run_together, share
-from tinygrad_llm.kernels.panels import inner
+from tinygrad_llm.kernels.panels import copy_scaled, fill, inner
 from tinygrad_llm.kernels.quantized import product_int4, product_int8, round_row
 from tinygrad_llm.kernels.vector import matrix_at, row_of
 from tinygrad_llm.models.llama import LlamaBlock, through_blocks
@@ -77,7 +77,7 @@ def attend(q, keys, values, length, scale, weights, y):
         weights[s] = exp(weights[s] - top)
     for s in range(length):
         total += weights[s]
-    y[:] = 0
+    fill(y, q.dtype.type(0))
     for s in range(length):
         value, weight = row_of(values, s), weights[s] / total
         for d in range(len(y)):
@@ -157,10 +157,12 @@ def through_all(
                         turned(made, cos, sin, qkv[head * width : (head + 1) * width])
                         continue
                     start = 4 * ((head - heads) % kv_heads) * capacity * width
+                    store = keys if head < heads + kv_heads else values
+                    row = row_of(matrix_at(store + start, 4 * width, length + 1, width, x), length)
                     if head < heads + kv_heads:
-                        turned(made, cos, sin, row_of(matrix_at(keys + start, 4 * width, length + 1, width, x), length))
+                        turned(made, cos, sin, row)
                     else:
-                        row_of(matrix_at(values + start, 4 * width, length + 1, width, x), length)[:] = made
+                        copy_scaled(made, row, x.dtype.type(1))
             elif number == GATE:
                 for f in range(last - first):
                     gate[f] = part[f]
