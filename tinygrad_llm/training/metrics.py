@@ -39,6 +39,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and "step" in row]
 
 
+def past_losses(path: Path, step: int) -> list[float]:
+    """The training losses up to `step`, if the file is there."""
+    rows = read_metrics(path) if path.exists() else []
+    return [row["loss"] for row in rows if "loss" in row and row["step"] <= step]
+
+
 def plot_loss(rows: list[dict[str, Any]], path: Path) -> None:
     """The training loss (each step, and smoothed), the validation loss, and the learning rate, over the steps."""
     from matplotlib.figure import Figure  # slow to import, and only needed here

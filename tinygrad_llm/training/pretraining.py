@@ -42,7 +42,7 @@ from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.checkpoints import known_tokenizer, load_checkpoint
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import Batch, train
-from tinygrad_llm.training.metrics import read_metrics
+from tinygrad_llm.training.metrics import past_losses, read_metrics
 from tinygrad_llm.training.progress import Progress, counting, waiting
 from tinygrad_llm.training.signals import StopRequest
 
@@ -170,7 +170,8 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
     config.save(files.config)
     console.print(f"model       GPT, {model.parameter_count():,} parameters" + _resumed(start))
     task = LanguageModeling(config, training, validation, tokenizer)
-    with StopRequest() as stop, Progress(console, start, config.steps) as progress:
+    losses = past_losses(run / "metrics.jsonl", start)
+    with StopRequest() as stop, Progress(console, start, config.steps, losses) as progress:
         reached = train(model, optimizer, task, config, run, about, start, progress, stop)
     if reached < config.steps:
         console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. " + _how_to_go_on(run))

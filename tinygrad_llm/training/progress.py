@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
@@ -19,11 +19,15 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Shows loss, tokens a second, time left and validation loss of steps `start` to `steps`."""
+    """Shows loss, tokens a second, time left and validation loss of steps `start` to `steps`.
 
-    def __init__(self, console: Console, start: int, steps: int) -> None:
-        self._console, self._steps = console, steps
-        self._losses: list[float] = []
+    `losses` are those of the steps before: the loss that is shown is smoothed over them too. The first step of a
+    process also loads or compiles kernels, and is left out of the tokens a second.
+    """
+
+    def __init__(self, console: Console, start: int, steps: int, losses: Sequence[float] = ()) -> None:
+        self._console, self._first, self._steps = console, start + 1, steps
+        self._losses = list(losses)
         self._recent: list[tuple[int, float]] = []
         self._validation = "-"
         self._last_line = time.monotonic()
@@ -50,9 +54,11 @@ class Progress:
     def step(self, step: int, loss: float, tokens: int, seconds: float) -> None:
         """One step is done."""
         self._losses = [*self._losses[-99:], loss]
-        self._recent = [*self._recent[-49:], (tokens, seconds)]
-        rate = sum(t for t, _ in self._recent) / max(1e-9, sum(s for _, s in self._recent))
-        status = f"loss {smooth(tuple(self._losses))[-1]:.3f}  validation {self._validation}  {rate:,.0f} tokens/s"
+        status = f"loss {smooth(tuple(self._losses))[-1]:.3f}  validation {self._validation}"
+        if step > self._first:
+            self._recent = [*self._recent[-49:], (tokens, seconds)]
+            rate = sum(t for t, _ in self._recent) / max(1e-9, sum(s for _, s in self._recent))
+            status += f"  {rate:,.0f} tokens/s"
         self._bar.update(self._task, completed=step, status=status)
         now = time.monotonic()
         if not self._console.is_terminal and (step == self._steps or now - self._last_line >= LINE_SECONDS):
