@@ -5,7 +5,7 @@ import pytest
 
 from tinygrad_llm.study import machine
 from tinygrad_llm.study.machine import Machine, available_memory, measure_machine
-from tinygrad_llm.threads import thread_count
+from tinygrad_llm.threads import set_threads, thread_count
 
 
 @pytest.fixture
@@ -29,8 +29,8 @@ def test_rates_are_counts_over_the_best_time(small, monkeypatch):
     assert found.bandwidth == 2 * 3 * 4096
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_every_part_of_the_arrays_is_streamed(small, monkeypatch, threads):
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_part_of_the_arrays_is_streamed(small, monkeypatch, count):
     rng = np.random.default_rng(0)
     made = []
 
@@ -48,14 +48,19 @@ def test_every_part_of_the_arrays_is_streamed(small, monkeypatch, threads):
 
     monkeypatch.setattr(machine.np, "ones", ones)
     monkeypatch.setattr(machine, "_best_time", best_time)
-    machine._bandwidth(0.0, threads)
+    before = thread_count()
+    set_threads(count)
+    try:
+        machine._bandwidth(0.0)
+    finally:
+        set_threads(before)
     assert checks == [(True, False), (True, True)]
 
 
 def test_the_faster_of_copy_and_addition_counts(small, monkeypatch):
     times = iter([1.0, 100.0])
     monkeypatch.setattr(machine, "_best_time", lambda work, seconds: next(times))
-    assert machine._bandwidth(0.0, 1) == 2 * 4096
+    assert machine._bandwidth(0.0) == 2 * 4096
 
 
 def test_the_best_of_at_least_three_runs_counts_after_one_that_does_not(monkeypatch):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import platform
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from tinygrad_llm.threads import thread_count
+from tinygrad_llm import threads
 
 GEMM_SIZE = 1024
 """Rows and columns of the matrices: large enough for the full rate, and about 2 GFLOP a product."""
@@ -57,8 +55,7 @@ def measure_machine(seconds: float = 1.0) -> Machine:
     rate counts. The work is split over the threads. Only what the program reads and writes is counted,
     not that a processor may read a line of memory before it writes it.
     """
-    threads = thread_count()
-    return Machine(_gemm_rate(seconds / 2), _bandwidth(seconds / 2, threads), threads, processor_name())
+    return Machine(_gemm_rate(seconds / 2), _bandwidth(seconds / 2), threads.thread_count(), processor_name())
 
 
 PRODUCTS = (
@@ -112,7 +109,7 @@ def measure_rates(seconds: float = 4.0) -> Rates:
     machine = measure_machine(seconds / 4)
     each = 0.75 * seconds / (len(PRODUCTS) + len(STREAMS))
     products = tuple((m, k, n, _product_rate(m, k, n, each)) for m, k, n in PRODUCTS)
-    streams = tuple((size, _copy_rate(size, each, machine.threads)) for size in STREAMS)
+    streams = tuple((size, _copy_rate(size, each)) for size in STREAMS)
     fastest = max(machine.gemm, *(rate for *_, rate in products))
     return Rates(replace(machine, gemm=fastest), products, streams)
 
@@ -128,39 +125,33 @@ def _product_rate(m: int, k: int, n: int, seconds: float) -> float:
     return 2 * m * k * n / _best_time(lambda: np.matmul(x, y, out=z), seconds)
 
 
-def _copy_rate(size: int, seconds: float, threads: int) -> float:
+def _copy_rate(size: int, seconds: float) -> float:
     """Bytes read and written in a second by copying an array of `size` bytes, a part of it by each thread.
 
     A small array is copied many times in one run: handing out the parts would else be all that is measured.
     """
     a, b = (np.ones(size // 4, np.float32) for _ in range(2))
-    edges = np.linspace(0, a.size, threads + 1).astype(int)
-    parts = [slice(low, high) for low, high in itertools.pairwise(edges)]
     repeats = max(1, STREAM_BYTES // 4 // size)
 
-    def copy(part: slice) -> None:
-        source, target = a[part], b[part]
+    def copy(low: int, high: int) -> None:
+        source, target = a[low:high], b[low:high]
         for _ in range(repeats):
             np.copyto(target, source)
 
-    with ThreadPoolExecutor(threads) as pool:
-        return 2 * size * repeats / _best_time(lambda: list(pool.map(copy, parts)), seconds)
+    return 2 * size * repeats / _best_time(lambda: threads.run(copy, a.size), seconds)
 
 
-def _bandwidth(seconds: float, threads: int) -> float:
+def _bandwidth(seconds: float) -> float:
     a, b, c = (np.ones(STREAM_BYTES // 4, np.float32) for _ in range(3))
-    edges = np.linspace(0, a.size, threads + 1).astype(int)
-    parts = [slice(low, high) for low, high in itertools.pairwise(edges)]
-    with ThreadPoolExecutor(threads) as pool:  # NumPy lets other threads run while it copies and adds
 
-        def copy() -> None:
-            list(pool.map(lambda part: np.copyto(b[part], a[part]), parts))
+    def copy(low: int, high: int) -> None:  # NumPy lets other threads run while it copies and adds
+        np.copyto(b[low:high], a[low:high])
 
-        def add() -> None:
-            list(pool.map(lambda part: np.add(a[part], b[part], out=c[part]), parts))
+    def add(low: int, high: int) -> None:
+        np.add(a[low:high], b[low:high], out=c[low:high])
 
-        copy_rate = 2 * STREAM_BYTES / _best_time(copy, seconds / 2)
-        add_rate = 3 * STREAM_BYTES / _best_time(add, seconds / 2)
+    copy_rate = 2 * STREAM_BYTES / _best_time(lambda: threads.run(copy, a.size), seconds / 2)
+    add_rate = 3 * STREAM_BYTES / _best_time(lambda: threads.run(add, a.size), seconds / 2)
     return max(copy_rate, add_rate)
 
 
