@@ -377,17 +377,18 @@ def test_every_library_gets_the_same_number_of_threads():
     assert [found[name] for name in names] == ["3"] * 4
 
 
-def test_start_up_is_measured_in_fresh_interpreters(monkeypatch):
-    assert startup.seconds("print('hello'); print(0.5)", 1) == 0.5
+def test_start_up_is_measured_in_fresh_interpreters(monkeypatch, tmp_path):
+    code = "import os; print(os.environ['NUMBA_CACHE_DIR'] == os.environ['PYTHONPYCACHEPREFIX']); print(0.5)"
+    assert startup.seconds(code, 1, str(tmp_path)) == 0.5
     with pytest.raises(ChildProcessError, match=r"ended with status 1: ValueError: no$"):
-        startup.seconds("raise ValueError('no')", 1)
+        startup.seconds("raise ValueError('no')", 1, str(tmp_path))
     asked = []
     count = itertools.count(1)
     monkeypatch.setattr(startup, "seconds", lambda code, *more: asked.append((code, *more)) or float(next(count)))
     rows = startup.startup_rows(2, 2)
     assert [r.own.rounds for r in rows] == [(2.0, 4.0), (1.0,), (6.0, 7.0)]
     assert rows[0].measured["numpy"].rounds == (3.0, 5.0)
-    caches = {cache for code, _, cache in (a for a in asked if len(a) == 3)}
+    caches = {cache for _, _, cache in asked}
     assert len(caches) == 1
     assert sum("tinygrad_llm;" in a[0] for a in asked) == 2
 

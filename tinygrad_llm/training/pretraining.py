@@ -75,6 +75,16 @@ class LanguageModeling:
         return generate_text(model, self.tokenizer, [""], 200, sampling, self.config.seed)[0]
 
 
+class OneBatch(LanguageModeling):
+    """Pre-training on one batch again and again."""
+
+    def __init__(self, arrays: tuple[Array, Array]) -> None:
+        self.arrays = arrays
+
+    def batch(self, step: int, part: int) -> Batch:
+        return Batch(self.arrays, self.arrays[1].size)
+
+
 def measure(
     model: GPT, tokenizer: Tokenizer, tokens: TokenFile, batch_size: int = 16, limit: float = math.inf
 ) -> dict[str, Any]:

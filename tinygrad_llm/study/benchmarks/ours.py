@@ -24,8 +24,8 @@ from tinygrad_llm.tape import Array, no_grad, saved_arrays, sweep
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.config import TrainConfig
-from tinygrad_llm.training.loop import Batch, training_step
-from tinygrad_llm.training.pretraining import LanguageModeling
+from tinygrad_llm.training.loop import training_step
+from tinygrad_llm.training.pretraining import OneBatch
 
 RATE, BETAS, EPS, DECAY, CLIP = 3e-4, (0.9, 0.95), 1e-8, 0.1, 1.0
 """Of AdamW and of the clipping, for all contestants."""
@@ -183,16 +183,6 @@ def _clip(case: Case) -> Job:
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
-
-
-class OneBatch(LanguageModeling):
-    """Pre-training on one batch again and again."""
-
-    def __init__(self, arrays: tuple[Array, Array]) -> None:
-        self.arrays = arrays
-
-    def batch(self, step: int, part: int) -> Batch:
-        return Batch(self.arrays, self.arrays[1].size)
 
 
 def model_and_config(case: Case) -> tuple[Decoder, Any]:

@@ -17,19 +17,12 @@ start = time.perf_counter()
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.optim import AdamW
 from tinygrad_llm.training.config import TrainConfig
-from tinygrad_llm.training.loop import Batch, training_step
-from tinygrad_llm.training.pretraining import LanguageModeling
+from tinygrad_llm.training.loop import training_step
+from tinygrad_llm.training.pretraining import OneBatch
 
-class Task(LanguageModeling):
-    def __init__(self):
-        pass
-
-    def batch(self, step, part):
-        ids = numpy.arange(12 * 64).reshape(12, 64) % 65
-        return Batch((ids, ids), ids.size)
-
+ids = numpy.arange(12 * 64).reshape(12, 64) % 65
 model = GPT(GPTConfig(vocab_size=65, context=64, channels=128, layers=4, heads=4))
-training_step(model, AdamW(model.named_parameters()), Task(), 0, TrainConfig())
+training_step(model, AdamW(model.named_parameters()), OneBatch((ids, ids)), 0, TrainConfig())
 print(time.perf_counter() - start)
 """
 """The smallest model of the training steps; the clock starts when NumPy is there."""
@@ -60,12 +53,10 @@ def startup_rows(
     return [Row("train", name, threads, measured) for name, measured in found.items()]
 
 
-def seconds(code: str, threads: int, cache: str | None = None) -> float:
+def seconds(code: str, threads: int, cache: str) -> float:
     """What a fresh interpreter prints at the end of `code`; `cache` is the folder of compiled kernels and modules."""
-    given = environment(threads)
-    if cache is not None:
-        given |= {"NUMBA_CACHE_DIR": cache, "PYTHONPYCACHEPREFIX": cache}
-        given.pop("PYTHONDONTWRITEBYTECODE", None)
+    given = environment(threads) | {"NUMBA_CACHE_DIR": cache, "PYTHONPYCACHEPREFIX": cache}
+    given.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env=given,

@@ -14,10 +14,10 @@ from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import AdamW, Muon, Optimizer
 from tinygrad_llm.study.benchmarks.job import single
-from tinygrad_llm.study.benchmarks.ours import OneBatch
 from tinygrad_llm.tensor import registry
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import training_step
+from tinygrad_llm.training.pretraining import OneBatch
 
 
 def warm(progress: Callable[[str, int, int], object] = lambda name, done, total: None) -> list[str]:
