@@ -30,9 +30,8 @@ def results(seconds=0.2, **changes):
 def asked(monkeypatch):
     calls = []
 
-    def run(groups, against, threads, only, rounds, console, announce, keep):
+    def run(groups, against, threads, only, rounds, console, keep):
         calls.append((tuple(groups), against, threads, only, rounds))
-        announce(RATES)
         return results()
 
     monkeypatch.setattr(measuring, "run", run)
@@ -92,6 +91,15 @@ def test_another_machine_is_noted(capsys, tmp_path):
     assert "note: the older file is from another processor: Old CPU" in call(capsys, "--from", new, "--compare", old)[1]
 
 
+def test_a_comparison_of_few_rounds_is_noted(capsys, tmp_path):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    results().save(old)
+    results().save(new)
+    output = call(capsys, "--from", new, "--compare", old)[1]
+    assert "note: the older file has 1 round: " in output
+    assert "note: this measurement has 1 round: " in output
+
+
 def test_a_row_that_failed_is_status_1_after_all_is_shown(capsys, tmp_path):
     path = tmp_path / "a.json"
     results(notes=("softmax: torch is not timed",), failed=True).save(path)
@@ -142,7 +150,7 @@ def test_what_cannot_be_done_is_status_1(capsys, asked, tmp_path, monkeypatch):
 
 
 def test_what_was_measured_before_an_interrupt_is_kept(capsys, monkeypatch, tmp_path):
-    def run(*arguments, announce, keep):
+    def run(*arguments, keep):
         keep(results())
         raise KeyboardInterrupt
 

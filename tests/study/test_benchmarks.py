@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tinygrad_llm.backend import why_no_kernels
 from tinygrad_llm.models import GPTConfig
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.study import machine as machines
@@ -19,7 +20,7 @@ from tinygrad_llm.study.benchmarks.cases import Case, cases, gpt_sizes, training
 from tinygrad_llm.study.benchmarks.group import Process, WorkFailed, alternate, environment
 from tinygrad_llm.study.benchmarks.job import Job, agree, fingerprint
 from tinygrad_llm.study.benchmarks.plot import draw, drawable, plot
-from tinygrad_llm.study.benchmarks.report import foreign, markdown, tables
+from tinygrad_llm.study.benchmarks.report import few_rounds, foreign, markdown, tables
 from tinygrad_llm.study.benchmarks.results import Change, Measured, Results, Row
 from tinygrad_llm.study.machine import Machine, Rates, measure_rates
 from tinygrad_llm.study.rungs.report import Times
@@ -326,17 +327,37 @@ def test_a_run_measures_the_machine_before_and_after(monkeypatch):
     slow = replace(RATES, machine=replace(RATES.machine, gemm=1.0))
     rates = iter([slow, RATES, RATES, slow])
     monkeypatch.setattr(measuring, "_machine", lambda threads, console: next(rates))
-    monkeypatch.setattr(measuring, "_rows", lambda found, threads, rounds, console, notes: [row(threads=threads)])
-    announced, kept = [], []
+    monkeypatch.setattr(measuring, "_rows", lambda found, threads, *more: [row(threads=threads)])
+    monkeypatch.setattr(measuring, "why_no_kernels", lambda: "")
+    kept = []
     console = Console(file=io.StringIO())
-    found = measuring.run(["kernels"], (), [2, 1], "adamw", 3, console, announced.append, kept.append)
-    assert announced == [slow, RATES]
+    found = measuring.run(["kernels"], (), [2, 1], "adamw", 3, console, kept.append)
     assert [[r.threads for r in results.rows] for results in kept] == [[2], [2, 1]], "after each row, all so far"
     assert list(kept[0].machines) == [2]
     assert {n: r.machine.gemm for n, r in found.machines.items()} == {2: 100e9, 1: 100e9}
     assert [r.threads for r in found.rows] == [2, 1]
     assert not found.failed
     assert found.versions["numpy"] == np.__version__
+
+
+def test_how_far_it_has_come_is_shown(monkeypatch):
+    monkeypatch.setattr(measuring, "_machine", lambda threads, console: RATES)
+    monkeypatch.setattr(measuring, "measure", lambda case, workers, *more: row(case.name, threads=workers.threads))
+    monkeypatch.setattr(measuring, "startup_rows", lambda *arguments: [row("startup")])
+    console = Console(file=io.StringIO(), width=200)
+    found = measuring.run(["train", "tokenizer"], (), [2, 1], "", 3, console)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == len(found.rows) == 14
+    assert lines[0] == "1 of 14: train, 4 layers, C=128, H=4, T=64, B=12, V=65, 2 threads ..."
+    assert lines[6] == "7 of 14: first steps, 2 threads ..."
+    assert lines[13] == "14 of 14: first steps, 1 thread ..."
+
+
+def test_kernels_that_cannot_be_compiled_are_not_measured(monkeypatch):
+    monkeypatch.setattr(measuring, "why_no_kernels", lambda: "the reason")
+    for groups in (["kernels"], ["train", "kernels"]):
+        with pytest.raises(ValueError, match=r"none here: the reason; .* without: train, decode, tokenizer"):
+            measuring.run(groups, (), [1], "softmax", 3, Console(file=io.StringIO()))
 
 
 def test_a_name_that_nothing_has_is_an_error():
@@ -506,6 +527,10 @@ def test_warming_calls_every_kernel(monkeypatch):
     tripled.kernel(three)
     tripled.sample(lambda rng: ((rng.standard_normal(4),), {}))
     monkeypatch.setattr(warming, "registry", {"aaa_tripled": tripled})
+    if reason := why_no_kernels():
+        with pytest.raises(ValueError, match="'numba' cannot be had here"):
+            warming.warm()
+        pytest.skip(reason)
     told = []
     assert warming.warm(lambda *progress: told.append(progress)) == ["aaa_tripled"]
     assert called == [np.float32]
@@ -631,6 +656,31 @@ def test_what_else_has_changed_is_said():
 # -- tables and pictures -----------------------------------------------------------------------------------------------
 
 
+def test_too_few_rounds_are_said():
+    few, one, enough = (results(row(kernel=(1.0,) * count), row(ours=(1.0,))) for count in (4, 1, 5))
+    assert few_rounds(enough, enough) == []
+    assert few_rounds(few, enough) == [
+        "this measurement has 4 rounds: with fewer than 5 a change may be chance; measure with --rounds 7"
+    ]
+    assert [said.split(":")[0] for said in few_rounds(few, one)] == [
+        "the older file has 1 round",
+        "this measurement has 4 rounds",
+    ]
+
+
+def test_the_rates_by_which_shares_were_computed_stand_beside_them():
+    model = row("tiny", "train", moved=0.0, ours=(0.2,))
+    start = Row("train", "import", 2, {"ours": Measured((0.3,))})
+    lines = text_of(tables(results(row(), model, start, row(threads=7, group="train")))).splitlines()
+    titles = [line.strip() for line in lines if line.startswith(("kernels", "train"))]
+    assert titles == [
+        "kernels, 2 threads (limit: 100 GFLOP/s, 10.0 GB/s)",
+        "train: tiny, 2 threads (limit: 100 GFLOP/s, 10.0 GB/s)",
+        "train: import, 2 threads",
+        "train: softmax, 7 threads",
+    ]
+
+
 def test_the_table_of_kernels():
     line = next(line for line in text_of(tables(results())).splitlines() if "softmax" in line)
     cells = ["softmax", "200 ms", "150 to 250", "5.00 s", "300 ms", "5.00", "10.0", "50 %", "25.00", "1.50"]
@@ -641,7 +691,7 @@ def test_the_table_of_a_model():
     model = row("tiny", "train", moved=0.0, ours=(0.1, 0.2, 0.3), torch=(0.3, 0.3, 0.3))
     text = text_of(tables(results(model, notes=("torch.compile: no compiler",))))
     lines = {line.split("  ")[0].strip() or line.strip().split("  ")[0]: line.split() for line in text.splitlines()}
-    assert "train: tiny, 2 threads" in lines
+    assert "train: tiny, 2 threads (limit: 100 GFLOP/s, 10.0 GB/s)" in lines
     assert lines["time"] == ["time", "200", "ms", "300", "ms"]
     assert lines["tokens/s"] == ["tokens/s", "500", "333"]
     assert lines["limit / time"][-4:] == ["10", "%", "6.7", "%"]

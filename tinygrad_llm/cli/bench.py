@@ -13,8 +13,8 @@ from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.study.benchmarks import measuring
 from tinygrad_llm.study.benchmarks.cases import GROUPS
 from tinygrad_llm.study.benchmarks.peers import check_installed
-from tinygrad_llm.study.benchmarks.report import changes_table, foreign, machine_table, tables
-from tinygrad_llm.study.benchmarks.results import Results
+from tinygrad_llm.study.benchmarks.report import changes_table, few_rounds, foreign, machine_table, tables
+from tinygrad_llm.study.benchmarks.results import ROUNDS, Results
 from tinygrad_llm.study.lookup import refuse_existing
 from tinygrad_llm.threads import thread_count
 from tinygrad_llm.training.progress import counting
@@ -45,7 +45,7 @@ def bench(
     against: str = "",
     threads: Annotated[str, Parameter(validator=_proper_threads)] = "",
     only: str = "",
-    rounds: Annotated[int, Parameter(validator=Number(gte=1))] = measuring.ROUNDS,
+    rounds: Annotated[int, Parameter(validator=Number(gte=1))] = ROUNDS,
     json: Path | None = None,
     plot: Path | None = None,
     from_: Annotated[
@@ -82,26 +82,36 @@ def bench(
     """
     if warm:
         return _warm()
+    _check_files(json, plot, force)
+    old = None if compare is None else Results.load(compare)
+    if from_ is not None:
+        results = Results.load(from_)
+    else:
+        others = tuple(name.strip() for name in against.split(",") if name.strip())
+        check_installed(others)
+        groups = GROUPS if group is None else (group,)
+        results = measuring.run(
+            *(groups, others, parse_threads(threads), only, rounds, Console(stderr=True)),
+            keep=lambda found: None if json is None else found.save(json),
+        )
+    _report(results, json, plot)
+    slower = old is not None and _compare(results, old)
+    return 1 if slower or results.failed else 0
+
+
+def _check_files(json: Path | None, plot: Path | None, force: bool) -> None:
+    """Refuse files that could not be written, before anything is measured."""
     for path in (json, plot):
         if path is not None:
             refuse_existing(path, force)
     if plot is not None and plot.suffix.lower() != ".png":
         raise ValueError(f"{plot}: the picture is a PNG; give a name that ends in .png")
-    old = None if compare is None else Results.load(compare)
-    if from_ is not None:
-        results = Results.load(from_)
-        for rates in results.machines.values():
-            _show(machine_table(rates))
-    else:
-        names = tuple(name.strip() for name in against.split(",") if name.strip())
-        check_installed(names)
-        groups = GROUPS if group is None else (group,)
-        console = Console(stderr=True)
-        results = measuring.run(
-            *(groups, names, parse_threads(threads), only, rounds, console),
-            announce=lambda rates: _show(machine_table(rates)),
-            keep=lambda found: None if json is None else found.save(json),
-        )
+
+
+def _report(results: Results, json: Path | None, plot: Path | None) -> None:
+    """Show the machine as it counts for the shares, then the rows, and write the files."""
+    for rates in results.machines.values():
+        _show(machine_table(rates))
     _show(tables(results))
     if json is not None:
         results.save(json)
@@ -111,8 +121,6 @@ def bench(
 
         draw(results, plot)
         print(f"wrote {plot}")
-    slower = old is not None and _compare(results, old)
-    return 1 if slower or results.failed else 0
 
 
 def _show(table: RenderableType) -> None:
@@ -125,7 +133,7 @@ def _show(table: RenderableType) -> None:
 def _compare(results: Results, old: Results) -> bool:
     """Show what has changed; whether anything has become slower."""
     changes = results.since(old)
-    for remark in foreign(results, old):
+    for remark in (*foreign(results, old), *few_rounds(results, old)):
         print(f"note: {remark}")
     _show(changes_table(changes))
     slower = sum(change.verdict == "slower" for change in changes)
@@ -139,5 +147,5 @@ def _warm() -> int:
     console = plain_console(stderr=True)
     with counting(console, "compiling kernels") as progress:
         names = warm(lambda name, done, total: progress(done, total))
-    print(f"compiled the kernels of {', '.join(names)}" if names else "there are no kernels to compile here")
+    print(f"compiled the kernels of {', '.join(names)}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from tinygrad_llm.study.benchmarks.cases import Case, cases
+from tinygrad_llm.backend import why_no_kernels
+from tinygrad_llm.study.benchmarks.cases import GROUPS, Case, cases
 from tinygrad_llm.study.benchmarks.group import Asker, Process, WorkFailed, alternate
 from tinygrad_llm.study.benchmarks.job import AGREEMENT, agree
 from tinygrad_llm.study.benchmarks.results import Measured, Results, Row, threads_text
@@ -22,7 +24,6 @@ from tinygrad_llm.training.progress import counting
 OWN = ("kernel", "ours")
 TURN = 0.2
 """About how long a contestant works before it is another one's turn."""
-ROUNDS = 7
 MACHINE_SECONDS = 5.0
 PACKAGES = ("tinygrad-llm", "numpy", "numba", "torch", "tiktoken", "tokenizers")
 
@@ -62,18 +63,22 @@ def run(
     only: str,
     rounds: int,
     console: Console,
-    announce: Callable[[Rates], object] = lambda rates: None,
     keep: Callable[[Results], object] = lambda results: None,
 ) -> Results:
     """Measure the machine, then all cases of the groups for each number of threads, then the machine once more.
 
-    `announce` is told the machine's rates before its rows are measured, and `keep` all that has been found after each
-    row: a measurement that is interrupted loses nothing. Raises ValueError if there is no case that `only` fits.
+    `keep` is told all that has been found after each row: a measurement that is interrupted loses nothing. Raises
+    ValueError if there is no case that `only` fits, and for kernels where Numba cannot compile any.
     """
+    if "kernels" in groups and (reason := why_no_kernels()):
+        others = ", ".join(group for group in GROUPS if group != "kernels")
+        raise ValueError(f"bench kernels: there are none here: {reason}; what can be measured without: {others}")
     chosen = {group: cases(group, only, against) for group in groups}
     starting = "train" in groups and only in ("", "startup")
     if not any(chosen.values()) and not starting:
         raise ValueError(f"--only {only}: no benchmark of {', '.join(groups)} has such a name")
+    total = len(threads) * (sum(map(len, chosen.values())) + starting)
+    places = (f"{number} of {total}" for number in itertools.count(1))
     machines: dict[int, Rates] = {}
     rows: list[Row] = []
     notes: list[str] = []
@@ -84,13 +89,12 @@ def run(
 
     for count in threads:
         machines[count] = _machine(count, console)
-        announce(machines[count])
         for group in chosen.values():
-            for row in _rows(group, count, rounds, console, notes):
+            for row in _rows(group, count, rounds, console, notes, places):
                 rows.append(row)
                 keep(found())
         if starting:
-            with counting(console, f"first steps, {threads_text(count)}") as progress:
+            with counting(console, f"{next(places)}: first steps, {threads_text(count)}") as progress:
                 rows += startup_rows(count, rounds, progress)
         machines[count] = machines[count].best(_machine(count, console))
     return found()
@@ -101,11 +105,13 @@ def _machine(threads: int, console: Console) -> Rates:
         return Rates.from_plain(worker.ask("machine", seconds=MACHINE_SECONDS))
 
 
-def _rows(found: Sequence[Case], threads: int, rounds: int, console: Console, notes: list[str]) -> Iterator[Row]:
+def _rows(
+    found: Sequence[Case], threads: int, rounds: int, console: Console, notes: list[str], places: Iterator[str]
+) -> Iterator[Row]:
     """Measure the cases of a group. Kernels share their workers; else each case has fresh ones, for their memory."""
     with Workers(threads) as workers:
         for case in found:
-            with counting(console, f"{case.group}: {case.name}, {threads_text(threads)}") as progress:
+            with counting(console, f"{next(places)}: {case.group}, {case.name}, {threads_text(threads)}") as progress:
                 row = measure(case, workers, rounds, progress, notes)
             if row is not None:
                 yield row

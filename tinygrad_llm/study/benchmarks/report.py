@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tinygrad_llm.study.benchmarks.results import Change, Results, Row, threads_text
+from tinygrad_llm.study.benchmarks.results import ENOUGH, ROUNDS, Change, Results, Row, threads_text
 from tinygrad_llm.study.machine import Rates
 from tinygrad_llm.study.rungs.report import digits, percent_text, size_text, span_text, time_text
 
@@ -39,13 +39,24 @@ def tables(results: Results) -> RenderableType:
         kernels = [row for row in results.rows if (row.group, row.threads) == ("kernels", threads)]
         if kernels:
             header, body = kernel_cells(results, kernels)
-            parts += [Text(f"kernels, {threads_text(threads)}", style="bold"), _table(header, body)]
+            title = f"kernels, {threads_text(threads)}{limits_text(results, threads)}"
+            parts += [Text(title, style="bold"), _table(header, body)]
     for row in results.rows:
         if row.group != "kernels":
             header, body = contestant_cells(results, row)
             title = f"{row.group}: {row.name}, {threads_text(row.threads)}"
+            if row.operations or row.moved:
+                title += limits_text(results, row.threads)
             parts += [Text(title, style="bold"), _table(header, body)]
     return Group(*parts, *(Text(remark, style="dim") for remark in remarks(results)))
+
+
+def limits_text(results: Results, threads: int) -> str:
+    """The rates by which the shares of the limit were computed: they differ from one measurement to the next."""
+    if threads not in results.machines:
+        return ""
+    machine = results.machines[threads].machine
+    return f" (limit: {machine.gemm / 1e9:.0f} GFLOP/s, {machine.bandwidth / 1e9:.1f} GB/s)"
 
 
 def kernel_cells(results: Results, rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
@@ -123,6 +134,16 @@ def foreign(results: Results, old: Results) -> list[str]:
         if results.versions.get(name) != old.versions.get(name):
             said.append(f"{name} was {old.versions.get(name)}, and is {results.versions.get(name)}")
     return said
+
+
+def few_rounds(results: Results, old: Results) -> list[str]:
+    """Which of the two measurements has too few rounds to tell a change from chance."""
+    return [
+        f"{which} has {made.rounds} round{'s' if made.rounds > 1 else ''}: with fewer than {ENOUGH} a change may be "
+        f"chance; measure with --rounds {ROUNDS}"
+        for which, made in (("the older file", old), ("this measurement", results))
+        if made.rounds < ENOUGH
+    ]
 
 
 # -- Markdown ----------------------------------------------------------------------------------------------------------

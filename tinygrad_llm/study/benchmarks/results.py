@@ -18,6 +18,9 @@ KIND, FORMAT = "tinygrad_llm benchmarks", 1
 SLOWER = 1.1
 """A row has become slower only if its time has grown by more than this factor, and beyond its spread."""
 
+ROUNDS, ENOUGH = 7, 5
+"""How many rounds are usual, and of how many at least the quartiles say how far chance goes."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -103,6 +106,11 @@ class Results:
     def processor(self) -> str:
         """The name of the processor."""
         return next(iter(self.machines.values())).machine.processor
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds were asked for: all rows have them, but those that can be measured only once."""
+        return max((len(row.own.rounds) for row in self.rows), default=0)
 
     def limit(self, row: Row) -> float:
         """Seconds that the row takes at least on this machine; NaN where nothing is counted."""
