@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import operator
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -85,10 +87,9 @@ def attend(q, keys, values, length, scale, weights, y):
 
 
 @compiled(inline=True)
-def product(kind, place, x, z, steps, totals, together, first, last, y):
+def product(kind, place, groups, x, z, steps, totals, first, last, y):
     """Rows `first` to `last` of the matrix at a place, times x: into y, from its beginning."""
     values, scales, minimums = place[0], place[1], place[2]
-    groups = len(together)
     if kind == FLOAT:
         w = matrix_at(values, 4 * len(x), last, len(x), x)
         for f in range(first, last):
@@ -98,12 +99,12 @@ def product(kind, place, x, z, steps, totals, together, first, last, y):
     if kind == INT8:
         w8 = matrix_at(values, groups * INT8, last, groups * INT8, np.empty(0, np.int8))
         for f in range(first, last):
-            y[f - first] = product_int8(row_of(w8, f), row_of(d, f), z, steps, together)
+            y[f - first] = product_int8(row_of(w8, f), row_of(d, f), z, steps)
     else:
         m = matrix_at(minimums, 2 * groups, last, groups, np.empty(0, np.uint16))
         w4 = matrix_at(values, groups * INT4 // 2, last, groups * INT4 // 2, np.empty(0, np.uint8))
         for f in range(first, last):
-            y[f - first] = product_int4(row_of(w4, f), row_of(d, f), row_of(m, f), z, steps, totals, together)
+            y[f - first] = product_int4(row_of(w4, f), row_of(d, f), row_of(m, f), z, steps, totals)
 
 
 @compiled
@@ -122,7 +123,6 @@ def through_all(
     group = max(kind, 1)
     room = (max(channels, features, len(attended)) + 63) // 64 * 64
     z, steps, totals = np.empty(room, np.int16), np.empty(room // group, x.dtype), np.empty(room // group, x.dtype)
-    together = np.empty(room // group, x.dtype)
     for layer in range(len(maps)):
         keys, values = stores[layer, 0], stores[layer, 1]
         for number in range(5):
@@ -149,7 +149,7 @@ def through_all(
             groups = (len(given) + 63) // 64 * 64 // group
             if kind != FLOAT and number != UP and not round_row(given, group, z, steps[:groups], totals):
                 finite[0] = False
-            product(kind, maps[layer, number], given, z, steps, totals, together[:groups], first, last, part)
+            product(kind, maps[layer, number], groups, given, z, steps, totals, first, last, part)
             if number == QKV:
                 for head in range(first_head, last_head):
                     made = part[(head - first_head) * width : (head - first_head + 1) * width]
@@ -179,6 +179,13 @@ def through_all(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+MAPS = "attention.qkv", "attention.out", "mlp.gate", "mlp.up", "mlp.down"
+OTHERS = (*(f"{name}.bias" for name in MAPS), "attention_norm.gain.data", "mlp_norm.gain.data")
+FLOATS = attrgetter(*(f"{name}.weight.data" for name in MAPS), *OTHERS)
+SMALLER = attrgetter(*(f"{name}.weight" for name in MAPS), *OTHERS)
+"""What a block has: five weights, five biases, two gains. A quantised weight has no data."""
+
+
 class Plan(NamedTuple):
     """Where everything is that the blocks of a model read and write for a token."""
 
@@ -190,41 +197,25 @@ class Plan(NamedTuple):
     features: int
     weights: int
 
-    @classmethod
-    def of(cls, held):
-        """The plan for what `holders` has found; its kind is None if the compiled function cannot read that."""
-        layers = [held[start : start + HELD] for start in range(0, len(held), HELD)]
-        kinds = {kind_of(weight) for layer in layers for weight in layer[:5]}
-        arrays = [a for layer in layers for a in layer[5:]]
-        if len(kinds) > 1 or not all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
-            kinds = {None}
-        (kind,) = kinds
-        if kind is None:
-            return cls(held, None, None, None, None, 0, 0)
-        maps = np.array(
-            [[[0 if a is None else a.ctypes.data for a in parts(w)] for w in layer[:5]] for layer in layers]
-        )
-        places = np.array([[a.ctypes.data for a in layer[5:]] for layer in layers])
-        weights = sum(w.size if kind == FLOAT else w.scales.size * kind for w in layers[0][:5])
-        features = layers[0][GATE].shape[1] if kind == FLOAT else len(layers[0][GATE].values)
-        gains, stores = (np.ascontiguousarray(places[:, half]) for half in (slice(2), slice(2, 4)))
-        return cls(held, kind, maps, gains, stores, features, weights)
 
-
-HELD = 9
-"""What a layer has: five weights, two gains, and the cache's keys and values."""
-
-
-def holders(blocks, caches):
-    """What each layer has; None for a weight of a kind that is not known here."""
-    found = []
-    for block, cache in zip(blocks, caches, strict=True):
-        attention, mlp = block.attention, block.mlp
-        for linear in (attention.qkv, attention.out, mlp.gate, mlp.up, mlp.down):
-            known = type(linear) in (Linear, QuantizedLinear) and linear.bias is None
-            found.append(None if not known else linear.weight.data if type(linear) is Linear else linear.weight)
-        found += (block.attention_norm.gain.data, block.mlp_norm.gain.data, cache.keys, cache.values)
-    return found
+def plan_of(held, blocks, caches):
+    """The plan for what the blocks have; its kind is None if the compiled function cannot read that."""
+    nothing = Plan(held, None, None, None, None, 0, 0)
+    maps, biases, gains = ([layer[part] for layer in held] for part in (slice(5), slice(5, 10), slice(10, 12)))
+    stores = [(cache.keys, cache.values) for cache in caches]
+    kinds = {kind_of(weight) for weights in maps for weight in weights}
+    usual = all(type(get(block)) in (Linear, QuantizedLinear) for block in blocks for get in map(attrgetter, MAPS))
+    arrays = [a for group in (*gains, *stores) for a in group]
+    if len(kinds) > 1 or None in kinds or not usual or any(bias is not None for layer in biases for bias in layer):
+        return nothing
+    if not all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
+        return nothing
+    kind = kinds.pop()
+    places = np.array([[[0 if a is None else a.ctypes.data for a in parts(w)] for w in weights] for weights in maps])
+    gains, stores = (np.array([[a.ctypes.data for a in group] for group in groups]) for groups in (gains, stores))
+    features = maps[0][GATE].shape[1] if kind == FLOAT else len(maps[0][GATE].values)
+    weights = sum(w.size if kind == FLOAT else w.scales.size * kind for w in maps[0])
+    return Plan(held, kind, places, gains, stores, features, weights)
 
 
 def parts(weight):
@@ -246,11 +237,15 @@ _plans: WeakKeyDictionary[LayerKV, Plan] = WeakKeyDictionary()
 
 
 def plan_for(blocks, caches):
-    """The plan, made anew if an array has been replaced since."""
-    held = holders(blocks, caches)
+    """The plan, made anew if an array has been replaced since; None for blocks of other parts."""
+    try:
+        get = FLOATS if type(blocks[0].attention.qkv) is Linear else SMALLER
+        held = [get(block) for block in blocks]
+    except AttributeError:
+        return None
     plan = _plans.get(caches[0])
-    if plan is None or len(plan.held) != len(held) or not all(map(operator.is_, plan.held, held)):
-        plan = _plans[caches[0]] = Plan.of(held)
+    if plan is None or not all(map(operator.is_, chain(*plan.held), chain(*held))):
+        plan = _plans[caches[0]] = plan_of(held, blocks, caches)
     return plan
 
 
@@ -266,7 +261,7 @@ def _(x, blocks, positions, mask, caches):
     if length >= capacity or any(cache.length != length for cache in caches):
         return NotImplemented
     plan = plan_for(blocks, caches)
-    if plan.kind is None:
+    if plan is None or plan.kind is None:
         return NotImplemented
     attention, norm = blocks[0].attention, blocks[0].attention_norm
     cos, sin = cos_and_sin(np.empty((1, 1, 1, width), np.float32), positions, attention.base)

@@ -91,35 +91,45 @@ def _total(builder, vector):
     return builder.call(function, [ir.Constant(FLOAT, -0.0), vector], fastmath=("reassoc",))
 
 
+def _float_at(builder, bfloats, index):
+    """The float32 of a bfloat16."""
+    bits = builder.shl(builder.zext(bfloats.at(index), INT), ir.Constant(INT, 16))
+    return builder.bitcast(bits, FLOAT)
+
+
+def _rows(context, builder, signature, arguments):
+    return [Row(context, builder, kind, a) for kind, a in zip(signature.args, arguments, strict=True)]
+
+
 @intrinsic
-def row_product_int8(typingctx, values, z, scales):
-    """``sum_g s_g sum_i q_i z_i`` with int8 q and 16-bit z, a float32 s for each group."""
+def product_int8(typingctx, values, scales, z, steps):
+    """``sum_g d_g e_g sum_i q_i z_i``: int8 q, bfloat16 d, 16-bit z, float32 e; of d and e one for each group."""
 
     def generate(context, builder, signature, arguments):
-        q, z, s = (Row(context, builder, k, a) for k, a in zip(signature.args, arguments, strict=True))
+        q, d, z, e = _rows(context, builder, signature, arguments)
         sums = cgutils.alloca_once_value(builder, ir.Constant(_vector(FLOAT, LANES), None))
-        groups = context.make_array(signature.args[2])(context, builder, arguments[2]).nitems
-        with cgutils.for_range(builder, groups) as loop:
+        with cgutils.for_range(builder, context.make_array(scales)(context, builder, arguments[1]).nitems) as loop:
             start, total = builder.mul(loop.index, ir.Constant(loop.index.type, GROUPS["int8"])), None
             for half in range(0, GROUPS["int8"], 2 * LANES):
                 at = builder.add(start, ir.Constant(start.type, half))
                 wide = builder.sext(q.vector(at, 2 * LANES), _vector(SHORT, 2 * LANES))
                 products = _pairwise_products(builder, wide, z.vector(at, 2 * LANES))
                 total = products if total is None else builder.add(total, products)
-            _add_scaled(builder, total, s.at(loop.index), sums)
+            _add_scaled(builder, total, builder.fmul(_float_at(builder, d, loop.index), e.at(loop.index)), sums)
         return _total(builder, builder.load(sums))
 
-    return types.float32(values, z, scales), generate
+    return types.float32(values, scales, z, steps), generate
 
 
 @intrinsic
-def row_product_int4(typingctx, values, z, scales):
-    """The same with q of 4 bits: a block of bytes holds two groups."""
+def product_int4(typingctx, values, scales, minimums, z, steps, totals):
+    """The same with q of 4 bits, a block of bytes for two groups; and ``sum_g m_g t_g``, with minimums and totals."""
 
     def generate(context, builder, signature, arguments):
-        q, z, s = (Row(context, builder, k, a) for k, a in zip(signature.args, arguments, strict=True))
+        q, d, m, z, e, t = _rows(context, builder, signature, arguments)
         sums = cgutils.alloca_once_value(builder, ir.Constant(_vector(FLOAT, LANES), None))
-        groups = context.make_array(signature.args[2])(context, builder, arguments[2]).nitems
+        least = [cgutils.alloca_once_value(builder, ir.Constant(FLOAT, 0)) for _ in range(2)]
+        groups = context.make_array(scales)(context, builder, arguments[1]).nitems
         two, size = ir.Constant(groups.type, 2), ir.Constant(groups.type, GROUPS["int4"])
         with cgutils.for_range(builder, builder.udiv(groups, two)) as loop:
             both = q.vector(builder.mul(loop.index, size), GROUPS["int4"])
@@ -129,10 +139,13 @@ def row_product_int4(typingctx, values, z, scales):
                 group = builder.add(builder.mul(loop.index, two), ir.Constant(two.type, part))
                 wide = builder.zext(bits, _vector(SHORT, 2 * LANES))
                 products = _pairwise_products(builder, wide, z.vector(builder.mul(group, size), 2 * LANES))
-                _add_scaled(builder, products, s.at(group), sums)
-        return _total(builder, builder.load(sums))
+                _add_scaled(builder, products, builder.fmul(_float_at(builder, d, group), e.at(group)), sums)
+                added = builder.fmul(_float_at(builder, m, group), t.at(group))
+                builder.store(builder.fadd(builder.load(least[part]), added), least[part])
+        minimum = builder.fadd(*map(builder.load, least))
+        return builder.fadd(_total(builder, builder.load(sums)), minimum)
 
-    return types.float32(values, z, scales), generate
+    return types.float32(values, scales, minimums, z, steps, totals), generate
 
 
 @compiled(inline=True, reorder=True)
@@ -170,38 +183,19 @@ def float_of(bits):
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
-@compiled(inline=True)
-def product_int8(q, d, z, e, together):
-    """One row of weights times one of numbers; `together` is room for a float32 for each group."""
-    for g in range(len(together)):
-        together[g] = float_of(d[g]) * e[g]
-    return row_product_int8(q, z, together)
-
-
-@compiled(inline=True, reorder=True)
-def product_int4(q, d, m, z, e, totals, together):
-    least = np.float32(0)
-    for g in range(len(together)):
-        together[g] = float_of(d[g]) * e[g]
-        least += float_of(m[g]) * totals[g]
-    return row_product_int4(q, z, together) + least
-
-
 @compiled
 def times_int8(low, high, values, scales, z, steps, y):
     """``y = x w^T`` for the rows `low` to `high` of w."""
-    together = np.empty(scales.shape[1], np.float32)
     for f in range(low, high):
         for n in range(y.shape[0]):
-            y[n, f] = product_int8(values[f], scales[f], z[n], steps[n], together)
+            y[n, f] = product_int8(values[f], scales[f], z[n], steps[n])
 
 
 @compiled
 def times_int4(low, high, values, scales, minimums, z, steps, totals, y):
-    together = np.empty(scales.shape[1], np.float32)
     for f in range(low, high):
         for n in range(y.shape[0]):
-            y[n, f] = product_int4(values[f], scales[f], minimums[f], z[n], steps[n], totals[n], together)
+            y[n, f] = product_int4(values[f], scales[f], minimums[f], z[n], steps[n], totals[n])
 
 
 @compiled
