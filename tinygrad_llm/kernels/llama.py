@@ -212,10 +212,10 @@ def plan_of(held, blocks, caches):
         return nothing
     kind = kinds.pop()
     places = np.array([[[0 if a is None else a.ctypes.data for a in parts(w)] for w in weights] for weights in maps])
-    gains, stores = (np.array([[a.ctypes.data for a in group] for group in groups]) for groups in (gains, stores))
+    read, written = (np.array([[a.ctypes.data for a in group] for group in groups]) for groups in (gains, stores))
     features = maps[0][GATE].shape[1] if kind == FLOAT else len(maps[0][GATE].values)
     weights = sum(w.size if kind == FLOAT else w.scales.size * kind for w in maps[0])
-    return Plan(held, kind, places, gains, stores, features, weights)
+    return Plan(held, kind, places, read, written, features, weights)
 
 
 def parts(weight):

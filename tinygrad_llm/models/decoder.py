@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from tinygrad_llm import ops
 from tinygrad_llm.nn import Embedding, Linear, Module
 from tinygrad_llm.nn.transformer import LayerCache
 from tinygrad_llm.tape import Array
@@ -67,6 +68,16 @@ class Decoder(Module):
     ) -> Tensor:
         """The (B, T, C) vectors that the head turns into logits; arguments as for `forward`."""
         raise NotImplementedError(f"{type(self).__name__} defines no hidden()")
+
+    def loss(
+        self, ids: npt.ArrayLike, targets: npt.ArrayLike, ignore_index: int = -100, reduction: str = "mean"
+    ) -> Tensor:
+        """`ops.cross_entropy` of the logits of ids (B, T) at targets (B, T), of which never all are held at once."""
+        x, options = self.hidden(ids), {"ignore_index": ignore_index, "reduction": reduction}
+        weight = (self.token_embedding if self.lm_head is None else self.lm_head).weight
+        if not isinstance(weight, Tensor):  # a quantised head makes logits, and nothing else
+            return ops.cross_entropy(self.head(x), targets, **options)
+        return ops.linear_cross_entropy(x, weight if self.lm_head is None else weight.T, targets, **options)
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., V) of what `hidden` returns, or of some of its positions."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from tinygrad_llm import ops, random
+from tinygrad_llm import random
 from tinygrad_llm.models.decoder import Cache, Decoder
 from tinygrad_llm.nn import Block, Dropout, Embedding, LayerNorm
 from tinygrad_llm.tape import Array
@@ -79,11 +79,6 @@ class GPT(Decoder):
                     Block(config.channels, config.heads, width, config.layers, config.dropout, config.init_std)
                 )
         self.final_norm = LayerNorm(config.channels)
-
-    def loss(self, ids: npt.ArrayLike, targets: npt.ArrayLike, reduction: str = "mean") -> Tensor:
-        """`ops.cross_entropy` of the logits of ids (B, T) at targets (B, T), of which never all are held at once."""
-        weight = self.token_embedding.weight
-        return ops.linear_cross_entropy(self.hidden(ids), weight, targets, reduction=reduction)
 
     def hidden(
         self,

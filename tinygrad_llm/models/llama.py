@@ -103,7 +103,7 @@ class GatedMLP(Module):
 
 
 class LlamaBlock(Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``, with one operation for the sum and the second norm."""
 
     def __init__(self, config: LlamaConfig) -> None:
         residual_std = config.init_std / math.sqrt(2 * config.layers)
@@ -115,8 +115,9 @@ class LlamaBlock(Module):
     def forward(
         self, x: Tensor, positions: npt.ArrayLike, mask: Array | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), positions, mask, cache)
-        return x + self.mlp(self.mlp_norm(x))
+        attended, norm = self.attention(self.attention_norm(x), positions, mask, cache), self.mlp_norm
+        x, h = ops.add_rms_norm(x, attended, norm.gain, eps=norm.eps)
+        return x + self.mlp(h)
 
 
 @twinned

@@ -33,8 +33,9 @@ class Linear(Module):
         self.weight = Parameter(normal((inputs, outputs), std), decay=True)
         self.bias = Parameter(np.zeros(outputs, np.float32)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, add_bias: bool = True) -> Tensor:
+        """y; without its bias if an operation that follows adds it."""
+        return ops.linear(x, self.weight, self.bias if add_bias else None)
 
 
 class Embedding(Module):

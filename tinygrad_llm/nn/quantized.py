@@ -172,9 +172,9 @@ class QuantizedLinear(Module):
         self.weight = quantized(linear.weight.data.T, kind)
         self.bias = None if linear.bias is None else linear.bias.data
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, add_bias: bool = True) -> Tensor:
         y = _product(x, self.inputs, self.weight)
-        if self.bias is not None:
+        if add_bias and self.bias is not None:
             y += self.bias
         return Tensor(y)
 

@@ -63,11 +63,7 @@ class MLP(Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.up, Linear):
-            inside = ops.bias_gelu(ops.linear(x, self.up.weight), self.up.bias)
-        else:  # what has taken its place, such as a quantised one, adds the bias itself
-            inside = self.up(x).gelu()
-        return self.dropout(self.down(inside))
+        return self.dropout(self.down(ops.bias_gelu(self.up(x, add_bias=False), self.up.bias)))
 
 
 class Block(Module):

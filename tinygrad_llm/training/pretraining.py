@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from tinygrad_llm import ops, random
+from tinygrad_llm import random
 from tinygrad_llm.data import (
     IGNORE,
     Document,
@@ -97,7 +97,7 @@ def measure(
     nats, count, size = 0.0, 0, 0
     with no_grad():
         for inputs, targets in tokens.windows(model.config.context, batch_size):
-            nats += ops.cross_entropy(model(inputs), targets, ignore_index=IGNORE, reduction="sum").item()
+            nats += model.loss(inputs, targets, ignore_index=IGNORE, reduction="sum").item()
             predicted = targets[targets != IGNORE]
             count, size = count + predicted.size, size + tokenizer.count_bytes(predicted)
             if count >= limit:
