@@ -122,6 +122,17 @@ def _(x):
     return elementwise(silu_forward, x), lambda dy: elementwise(silu_backward, x, dy)
 
 
+def keep_y(operation, forward, backward):
+    """Register the kernel of an operation whose gradient is computed from y."""
+
+    @operation.kernel
+    def _(x):
+        if not same_float(x):
+            return NotImplemented
+        y = elementwise(forward, x)
+        return y, lambda dy: elementwise(backward, y, dy)
+
+
 @compiled
 def tanh_forward(low, high, x, y):
     x, y = x[low:high], y[low:high]
@@ -136,12 +147,7 @@ def tanh_backward(low, high, y, dy, dx):
         dx[i] = dy[i] * (number(1, y[i]) - y[i] * y[i])
 
 
-@tanh.kernel
-def _(x):
-    if not same_float(x):
-        return NotImplemented
-    y = elementwise(tanh_forward, x)
-    return y, lambda dy: elementwise(tanh_backward, y, dy)
+keep_y(tanh, tanh_forward, tanh_backward)
 
 
 @compiled
@@ -158,12 +164,7 @@ def sigmoid_backward(low, high, y, dy, dx):
         dx[i] = dy[i] * y[i] * (number(1, y[i]) - y[i])
 
 
-@sigmoid.kernel
-def _(x):
-    if not same_float(x):
-        return NotImplemented
-    y = elementwise(sigmoid_forward, x)
-    return y, lambda dy: elementwise(sigmoid_backward, y, dy)
+keep_y(sigmoid, sigmoid_forward, sigmoid_backward)
 
 
 @compiled
@@ -180,12 +181,7 @@ def relu_backward(low, high, y, dy, dx):
         dx[i] = dy[i] * (number(1, dy[i]) if y[i] > 0 else number(0, dy[i]))
 
 
-@relu.kernel
-def _(x):
-    if not same_float(x):
-        return NotImplemented
-    y = elementwise(relu_forward, x)
-    return y, lambda dy: elementwise(relu_backward, y, dy)
+keep_y(relu, relu_forward, relu_backward)
 
 
 @compiled
@@ -204,9 +200,4 @@ def softplus_backward(low, high, y, dy, dx):
         dx[i] = e if y[i] == y[i] else y[i]
 
 
-@softplus.kernel
-def _(x):
-    if not same_float(x):
-        return NotImplemented
-    y = elementwise(softplus_forward, x)
-    return y, lambda dy: elementwise(softplus_backward, y, dy)
+keep_y(softplus, softplus_forward, softplus_backward)
