@@ -119,7 +119,7 @@ class Kernel:
         return NotImplemented if function is None else function(*arrays, **options)
 
 
-class Twinned(Generic[P, R]):
+class twinned(Generic[P, R]):
     """A plain function that may have a kernel, as an operation may: the twin takes the same arguments."""
 
     def __init__(self, reference: Callable[P, R]) -> None:
@@ -130,9 +130,6 @@ class Twinned(Generic[P, R]):
     def __call__(self, *args: P.args, **options: P.kwargs) -> R:
         result = self.kernel.run(args, options)
         return self.reference(*args, **options) if result is NotImplemented else result
-
-
-twinned = Twinned
 
 
 def largest(values: tuple[Any, ...]) -> int:
