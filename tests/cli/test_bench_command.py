@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tinygrad_llm.cli import arguments as shared_arguments
 from tinygrad_llm.cli.bench import parse_threads
 from tinygrad_llm.cli.main import main
 from tinygrad_llm.study.benchmarks import measuring
@@ -44,13 +45,21 @@ def call(capsys, *arguments):
     return status, captured.out, captured.err
 
 
-def test_the_machine_then_the_rows(capsys, asked):
+def test_the_machine_then_the_rows(capsys, asked, monkeypatch):
+    monkeypatch.setattr(shared_arguments, "allowed_processors", lambda: [0, 1])
     status, output, error = call(capsys, "kernels", "--threads", "1,2", "--only", "soft*", "--rounds", 3)
     assert (status, error) == (0, "")
     assert asked == [(("kernels",), (), (1, 2), "soft*", 3)]
     assert output.index("Some CPU, 1 thread: 100 GFLOP/s") < output.index("64 × 64 @ 64 × 64") < output.index("softmax")
     assert "32 KiB" in output
     assert "50 %" in output
+
+
+def test_more_threads_than_processors_are_measured_with_a_warning(capsys, asked, monkeypatch):
+    monkeypatch.setattr(shared_arguments, "allowed_processors", lambda: [0])
+    status, _, error = call(capsys, "kernels", "--threads", "1,99,2")
+    assert (status, asked[0][2]) == (0, (1, 99, 2))
+    assert error.startswith("warning: this process may use 1 processor, and 99 threads wait")
 
 
 def test_everything_is_measured_without_a_group(capsys, asked):

@@ -12,6 +12,7 @@ import pytest
 
 import tinygrad_llm.training.checkpoints as checkpoints
 from tinygrad_llm import threads
+from tinygrad_llm.cli import arguments
 from tinygrad_llm.cli.main import main
 from tinygrad_llm.threads import set_threads, thread_count
 
@@ -283,6 +284,35 @@ def test_a_backend_that_there_is_not_is_one_line(command, backend, no_compiler, 
     assert done.stderr.startswith(f"tinygrad-llm: error: TINYGRAD_LLM_BACKEND{message}")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_threads_than_processors_are_obeyed_with_a_warning(run, capsys, monkeypatch):
+    monkeypatch.setattr(arguments, "allowed_processors", lambda: [4, 7])
+    monkeypatch.setattr(arguments, "default_threads", lambda: 1)
+    before = thread_count()
+    warning = (
+        "warning: this process may use 2 processors, and 3 threads wait for each other there; --threads 1 is faster\n"
+    )
+    try:
+        for given, expected in ((["--threads", 2], ""), (["--threads", 3], warning), ([], warning)):
+            status, _, error = call(capsys, "generate", run, "--max-tokens", 1, *given)
+            assert (status, error) == (0, expected)
+            assert thread_count() == (given[1] if given else 3)
+    finally:
+        set_threads(before)
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two"])
+def test_a_number_of_threads_that_cannot_be(run, capsys, monkeypatch, given):
+    status, _, error = call(capsys, "generate", run, f"--threads={given}")
+    assert status == 2
+    assert "--threads" in error
+    assert error.count("\n") == 1
+    monkeypatch.setattr(threads, "_threads", None)
+    monkeypatch.setenv("TINYGRAD_LLM_THREADS", given)
+    status, _, error = call(capsys, "generate", run)
+    assert status == 1
+    assert f"TINYGRAD_LLM_THREADS='{given}': expected a whole number of at least 1\n" in error
 
 
 INTERRUPTED = """

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.study.lookup import find_operation
-from tinygrad_llm.threads import set_threads, thread_count
+from tinygrad_llm.threads import allowed_processors, default_threads, set_threads, thread_count
 
 
 def parse_shape(text: str) -> tuple[int, ...] | None:
@@ -31,8 +32,20 @@ def _proper_shape(_: Any, text: str) -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """Compute with so many threads, or with as many as the environment or the machine suggests."""
+    """Compute with so many threads, or with as many as the environment or the machine suggests; warn of too many."""
     set_threads(thread_count() if count is None else count)
+    warn_of_many(thread_count())
+
+
+def warn_of_many(threads: int) -> None:
+    """A line on stderr if so many threads have fewer processors that they may use. They are not made fewer: who asks
+    for a number gets it."""
+    processors = len(allowed_processors())
+    if threads > processors:
+        plain_console(stderr=True).print(
+            f"warning: this process may use {processors} processor{'s' if processors > 1 else ''}, and {threads} "
+            f"threads wait for each other there; --threads {default_threads()} is faster"
+        )
 
 
 OperationName = Annotated[str, Parameter(validator=_known_operation)]

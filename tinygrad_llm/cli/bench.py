@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console, RenderableType
 
+from tinygrad_llm.cli.arguments import warn_of_many
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.study.benchmarks import measuring
 from tinygrad_llm.study.benchmarks.cases import GROUPS
@@ -89,9 +90,10 @@ def bench(
     else:
         others = tuple(name.strip() for name in against.split(",") if name.strip())
         check_installed(others)
-        groups = GROUPS if group is None else (group,)
+        groups, counts = GROUPS if group is None else (group,), parse_threads(threads)
+        warn_of_many(max(counts))
         results = measuring.run(
-            *(groups, others, parse_threads(threads), only, rounds, Console(stderr=True)),
+            *(groups, others, counts, only, rounds, Console(stderr=True)),
             keep=lambda found: None if json is None else found.save(json),
         )
     _report(results, json, plot)
