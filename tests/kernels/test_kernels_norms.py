@@ -10,7 +10,7 @@ from tinygrad_llm import threads
 
 pytest.importorskip("numba", reason="kernels need Numba")
 try:
-    from tinygrad_llm.kernels import norms as kernels
+    from tinygrad_llm.kernels import layout
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -142,8 +142,7 @@ def test_nan_and_infinity_in_a_cotangent(name, bad):
 
 @each_norm
 def test_as_many_threads_as_there_are_give_the_same_bits(name, monkeypatch):
-    monkeypatch.setattr(kernels, "PIECE", 1000)
-    monkeypatch.setattr(kernels, "least_rows", lambda a: 1)
+    monkeypatch.setattr(layout, "PIECE", 1000)
     monkeypatch.setattr(threads, "_threads", 1)
     inputs, dys = drawn(name, (500, 37), np.random.default_rng(0), np.float32)
     one = results(tg.registry[name].kernel, inputs, dys)

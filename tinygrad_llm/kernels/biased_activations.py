@@ -7,11 +7,8 @@ import numpy as np
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.activations import gelu_normal, gelu_normal_derivative, gelu_tanh, gelu_tanh_derivative
 from tinygrad_llm.kernels.compiled import compiled
-from tinygrad_llm.kernels.layout import least_rows, matrix, same_float
+from tinygrad_llm.kernels.layout import BLOCK, least_blocks, least_rows, matrix, same_float
 from tinygrad_llm.ops.biased_activations import bias_gelu, check_bias
-
-BLOCK = 64
-"""Rows whose contributions to db are added up before the blocks are: so it does not depend on the number of threads."""
 
 
 @compiled
@@ -77,8 +74,7 @@ def _(x, bias, approximate=True):
         blocks = -(-len(xs) // BLOCK)
         db = np.empty((blocks, len(bias)), x.dtype)
         backward = bias_gelu_tanh_backward if approximate else bias_gelu_normal_backward
-        least = max(1, least_rows(x) // BLOCK)
-        threads.run(backward, blocks, xs, bias, matrix(dy), matrix(dx), db, least=least)
+        threads.run(backward, blocks, xs, bias, matrix(dy), matrix(dx), db, least=least_blocks(xs))
         return dx, db.sum(0)
 
     return y, vjp

@@ -11,6 +11,10 @@ from tinygrad_llm.tape import Array
 PIECE = 1 << 18
 """Elements below which a piece of elementwise work is not given to another thread."""
 
+BLOCK = 64
+"""Rows whose contributions to a parameter's gradient are added up before the blocks are: so the result does not depend
+on the number of threads."""
+
 
 def same_float(*arrays: Any) -> bool:
     """Whether all are arrays of one dtype, float32 or float64 in the machine's byte order; None counts as fitting."""
@@ -28,3 +32,8 @@ def matrix(a: Array) -> Array:
 def least_rows(a: Array) -> int:
     """The fewest rows of ``matrix(a)`` that are worth a thread."""
     return max(1, PIECE // max(1, a.shape[-1]))
+
+
+def least_blocks(a: Array) -> int:
+    """The fewest blocks of rows of ``matrix(a)`` that are worth a thread."""
+    return max(1, least_rows(a) // BLOCK)

@@ -10,12 +10,8 @@ import numpy as np
 
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
-from tinygrad_llm.kernels.layout import PIECE, least_rows, matrix, same_float
+from tinygrad_llm.kernels.layout import BLOCK, least_blocks, least_rows, matrix, same_float
 from tinygrad_llm.ops.norms import check_channels, layer_norm, rms_norm
-
-BLOCK = 64
-"""Rows whose contributions to a parameter's gradient are added up before the blocks are: so the result does not depend
-on the number of threads."""
 
 
 @compiled
@@ -116,11 +112,6 @@ def layer_norm_gradients(s, gain, statistics, dy, ds=None):
     arrays = s, gain, *statistics, dy, dy if ds is None else ds, ds is not None, dx, dgain, dbias
     threads.run(layer_norm_backward, blocks, *arrays, least=least_blocks(s))
     return dx, dgain, dbias
-
-
-def least_blocks(s):
-    """The fewest blocks of rows that are worth a thread."""
-    return max(1, PIECE // max(1, BLOCK * s.shape[1]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
