@@ -55,11 +55,11 @@ def test_the_machine_then_the_rows(capsys, asked, monkeypatch):
     assert "50 %" in output
 
 
-def test_more_threads_than_processors_are_measured_with_a_warning(capsys, asked, monkeypatch):
-    monkeypatch.setattr(shared_arguments, "allowed_processors", lambda: [0])
+def test_more_threads_than_processors_are_not_measured(capsys, asked, monkeypatch):
+    monkeypatch.setattr(shared_arguments, "allowed_processors", lambda: [0, 1])
     status, _, error = call(capsys, "kernels", "--threads", "1,99,2")
-    assert (status, asked[0][2]) == (0, (1, 99, 2))
-    assert error.startswith("warning: this process may use 1 processor, and 99 threads wait")
+    assert (status, asked[0][2]) == (0, (1, 2))
+    assert error.startswith("warning: 99 threads would wait for each other")
 
 
 def test_everything_is_measured_without_a_group(capsys, asked):

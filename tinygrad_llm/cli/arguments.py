@@ -9,7 +9,7 @@ from cyclopts.validators import Number
 
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.study.lookup import find_operation
-from tinygrad_llm.threads import allowed_processors, default_threads, set_threads, thread_count
+from tinygrad_llm.threads import allowed_processors, set_threads, thread_count
 
 
 def parse_shape(text: str) -> tuple[int, ...] | None:
@@ -32,20 +32,24 @@ def _proper_shape(_: Any, text: str) -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """Compute with so many threads, or with as many as the environment or the machine suggests; warn of too many."""
-    set_threads(thread_count() if count is None else count)
-    warn_of_many(thread_count())
+    """Compute with so many threads, or with as many as the environment or the machine suggests."""
+    set_threads(possible_threads(thread_count() if count is None else count))
 
 
-def warn_of_many(threads: int) -> None:
-    """A line on stderr if so many threads have fewer processors that they may use. They are not made fewer: who asks
-    for a number gets it."""
+def possible_threads(count: int) -> int:
+    """So many threads, or one for each processor that this process may use, and a line on stderr that says so.
+
+    More would wait for each other at every product: a training step with 99 threads on two cores took 10 s
+    rather than 0.1 s. A container may have fewer processors than whoever wrote its environment thought.
+    """
     processors = len(allowed_processors())
-    if threads > processors:
-        plain_console(stderr=True).print(
-            f"warning: this process may use {processors} processor{'s' if processors > 1 else ''}, and {threads} "
-            f"threads wait for each other there; --threads {default_threads()} is faster"
-        )
+    if count <= processors:
+        return count
+    plain_console(stderr=True).print(
+        f"warning: {count} threads would wait for each other, as this process may use {processors} "
+        f"processor{'s' if processors > 1 else ''}: {processors} threads are used"
+    )
+    return processors
 
 
 OperationName = Annotated[str, Parameter(validator=_known_operation)]
@@ -54,6 +58,7 @@ Threads = Annotated[
     int | None,
     Parameter(
         validator=Number(gte=1),
-        help="Threads that compute; without it TINYGRAD_LLM_THREADS, or else one for each physical core.",
+        help="Threads that compute; without it TINYGRAD_LLM_THREADS, or else one for each physical core. "
+        "More than one for each processor are not used.",
     ),
 ]

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console, RenderableType
 
-from tinygrad_llm.cli.arguments import warn_of_many
+from tinygrad_llm.cli.arguments import possible_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.study.benchmarks import measuring
 from tinygrad_llm.study.benchmarks.cases import GROUPS
@@ -90,8 +90,8 @@ def bench(
     else:
         others = tuple(name.strip() for name in against.split(",") if name.strip())
         check_installed(others)
-        groups, counts = GROUPS if group is None else (group,), parse_threads(threads)
-        warn_of_many(max(counts))
+        groups = GROUPS if group is None else (group,)
+        counts = tuple(dict.fromkeys(map(possible_threads, parse_threads(threads))))
         results = measuring.run(
             *(groups, others, counts, only, rounds, Console(stderr=True)),
             keep=lambda found: None if json is None else found.save(json),
