@@ -45,7 +45,12 @@ def gelu_tanh(x):
 
 @compiled(inline=True)
 def gelu_tanh_derivative(x):
-    s = falling((x * x * number(FALLING_CUBIC, x) + number(FALLING_SLOPE, x)) * x)
+    return gelu_slope(x, falling((x * x * number(FALLING_CUBIC, x) + number(FALLING_SLOPE, x)) * x))
+
+
+@compiled(inline=True)
+def gelu_slope(x, s):
+    """The derivative of ``x s``, multiplied in this order: ``x slope`` alone would overflow where it counts 0."""
     slope = x * x * number(3 * CUBIC, x) + number(SLOPE, x)
     return s * (number(1, x) + x * (number(1, x) - s) * slope)
 

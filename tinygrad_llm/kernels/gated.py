@@ -8,14 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from tinygrad_llm import threads
+from tinygrad_llm.kernels.activations import CUBIC, SLOPE, gelu_slope
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.elementary import number, sigmoid
 from tinygrad_llm.kernels.layout import PIECE, same_float
-from tinygrad_llm.ops.activations import GELU_CUBIC, SQRT_2_OVER_PI
 from tinygrad_llm.ops.gated import check_same_shape, geglu, swiglu
-
-CUBIC, SLOPE = 2 * SQRT_2_OVER_PI * GELU_CUBIC, 2 * SQRT_2_OVER_PI
-"""Of 2 u: gelu's ``(1 + tanh u) / 2`` is ``sigmoid(2 u)``, and ``(1 - tanh u) / 2`` is 1 minus that."""
 
 
 @compiled
@@ -43,20 +40,13 @@ def geglu_forward(low, high, gate, up, y):
         y[i] = g * sigmoid((g * g * number(CUBIC, g) + number(SLOPE, g)) * g) * up[i]
 
 
-@compiled(inline=True)
-def geglu_slope(g, s):
-    """The derivative of geglu's gate, multiplied in this order: ``g slope`` alone would overflow where it counts 0."""
-    slope = g * g * number(3 * CUBIC, g) + number(SLOPE, g)
-    return s * (number(1, s) + g * (number(1, s) - s) * slope)
-
-
 @compiled
 def geglu_backward(low, high, gate, up, dy, dgate, dup):
     gate, up, dy, dgate, dup = gate[low:high], up[low:high], dy[low:high], dgate[low:high], dup[low:high]
     for i in range(len(dy)):
         g = gate[i]
         s = sigmoid((g * g * number(CUBIC, g) + number(SLOPE, g)) * g)
-        dgate[i] = dy[i] * up[i] * geglu_slope(g, s)
+        dgate[i] = dy[i] * up[i] * gelu_slope(g, s)
         dup[i] = dy[i] * (g * s)
 
 
