@@ -11,26 +11,32 @@ from tinygrad_llm.kernels.layout import BLOCK, least_blocks, least_rows, matrix,
 from tinygrad_llm.ops.biased_activations import bias_gelu, check_bias
 
 
+@compiled(inline=True)
+def value(x, approximate):
+    """gelu in the form that is asked for: `approximate` is True or None.
+
+    None has a type of its own, and for each type Numba compiles only the branch that it takes.
+    """
+    return gelu_normal(x) if approximate is None else gelu_tanh(x)
+
+
+@compiled(inline=True)
+def derivative(x, approximate):
+    """The derivative of `value`."""
+    return gelu_normal_derivative(x) if approximate is None else gelu_tanh_derivative(x)
+
+
 @compiled
-def bias_gelu_tanh_forward(low, high, x, bias, y):
+def bias_gelu_forward(low, high, approximate, x, bias, y):
     columns = x.shape[1]
     for i in range(low, high):
         xi, yi = x[i], y[i]
         for c in range(columns):
-            yi[c] = gelu_tanh(xi[c] + bias[c])
+            yi[c] = value(xi[c] + bias[c], approximate)
 
 
 @compiled
-def bias_gelu_normal_forward(low, high, x, bias, y):
-    columns = x.shape[1]
-    for i in range(low, high):
-        xi, yi = x[i], y[i]
-        for c in range(columns):
-            yi[c] = gelu_normal(xi[c] + bias[c])
-
-
-@compiled
-def bias_gelu_tanh_backward(low, high, x, bias, dy, dx, db):
+def bias_gelu_backward(low, high, approximate, x, bias, dy, dx, db):
     """Blocks of rows, each with a row of db of its own."""
     rows, columns = x.shape
     for block in range(low, high):
@@ -39,22 +45,7 @@ def bias_gelu_tanh_backward(low, high, x, bias, dy, dx, db):
         for i in range(block * BLOCK, min((block + 1) * BLOCK, rows)):
             xi, dyi, dxi = x[i], dy[i], dx[i]
             for c in range(columns):
-                d = dyi[c] * gelu_tanh_derivative(xi[c] + bias[c])
-                dxi[c] = d
-                db_block[c] += d
-
-
-@compiled
-def bias_gelu_normal_backward(low, high, x, bias, dy, dx, db):
-    """Blocks of rows, each with a row of db of its own."""
-    rows, columns = x.shape
-    for block in range(low, high):
-        db_block = db[block]
-        db_block[:] = 0
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, rows)):
-            xi, dyi, dxi = x[i], dy[i], dx[i]
-            for c in range(columns):
-                d = dyi[c] * gelu_normal_derivative(xi[c] + bias[c])
+                d = dyi[c] * derivative(xi[c] + bias[c], approximate)
                 dxi[c] = d
                 db_block[c] += d
 
@@ -66,15 +57,14 @@ def _(x, bias, approximate=True):
     check_bias("bias_gelu", x, bias)
     xs, bias = matrix(x), np.ascontiguousarray(bias)
     y = np.empty(x.shape, x.dtype)
-    forward = bias_gelu_tanh_forward if approximate else bias_gelu_normal_forward
-    threads.run(forward, len(xs), xs, bias, matrix(y), least=least_rows(x))
+    form = True if approximate else None
+    threads.run(bias_gelu_forward, len(xs), form, xs, bias, matrix(y), least=least_rows(x))
 
     def vjp(dy):
         dx = np.empty(x.shape, x.dtype)
         blocks = -(-len(xs) // BLOCK)
         db = np.empty((blocks, len(bias)), x.dtype)
-        backward = bias_gelu_tanh_backward if approximate else bias_gelu_normal_backward
-        threads.run(backward, blocks, xs, bias, matrix(dy), matrix(dx), db, least=least_blocks(xs))
+        threads.run(bias_gelu_backward, blocks, form, xs, bias, matrix(dy), matrix(dx), db, least=least_blocks(xs))
         return dx, db.sum(0)
 
     return y, vjp
