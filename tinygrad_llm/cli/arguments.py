@@ -47,7 +47,7 @@ def possible_threads(count: int) -> int:
         return count
     plain_console(stderr=True).print(
         f"warning: {count} threads would wait for each other, as this process may use {processors} "
-        f"processor{'s' if processors > 1 else ''}: {processors} threads are used"
+        f"processor{'s' if processors > 1 else ''}: no more are used"
     )
     return processors
 

@@ -47,7 +47,7 @@ class SharedCores:
         if threads + others < cores + TAKEN:
             return ""
         self._told = True
-        fewer = max(1, min(threads - 1, int(cores - others)))
+        fewer = max(1, int(cores - others))  # than there are, by the condition above
         return (
             f"note        other processes use {others:.1f} of the {cores} cores, and {threads} threads often wait for "
             f"each other then; --threads {fewer} is likely faster"
