@@ -89,27 +89,34 @@ def _(x, gain, bias, eps=1e-5):
     if not same_float(x, gain, bias):
         return NotImplemented
     check_channels("layer_norm", x, gain=gain, bias=bias)
-    xs = matrix(x)
-    gain, bias = np.ascontiguousarray(gain), np.ascontiguousarray(bias)
-    y = np.empty(x.shape, x.dtype)
-    mean, rstd, offset = np.empty((3, len(xs)), x.dtype)
-    ys = matrix(y)
-    arrays = xs, xs, False, ys, gain, bias, x.dtype.type(eps), ys, mean, rstd, offset
-    threads.run(layer_norm_forward, len(xs), *arrays, least=least_rows(xs))
+    gain = np.ascontiguousarray(gain)
+    s, y, statistics = layer_norm_of_sum(x, None, gain, bias, eps)
 
     def vjp(dy):
-        dx, dgain, dbias = layer_norm_gradients(xs, gain, (mean, rstd, offset), matrix(dy))
-        return dx.reshape(dy.shape), lambda: dgain.sum(0), lambda: dbias.sum(0)
+        dx, dgain, dbias = layer_norm_gradients(s, gain, statistics, dy)
+        return dx, lambda: dgain.sum(0), lambda: dbias.sum(0)
 
     return y, vjp
 
 
+def layer_norm_of_sum(x, residual, gain, bias, eps):
+    """``s = x + residual``, or x if there is no residual; its norm y; and what the gradients need of each row."""
+    xs, y = matrix(x), np.empty(x.shape, x.dtype)
+    ys, statistics = matrix(y), tuple(np.empty((3, len(xs)), x.dtype))
+    s = xs if residual is None else np.empty(x.shape, x.dtype)
+    added = (xs, False, ys) if residual is None else (matrix(residual), True, matrix(s))
+    factors = gain, np.ascontiguousarray(bias), x.dtype.type(eps)
+    threads.run(layer_norm_forward, len(xs), xs, *added, *factors, ys, *statistics, least=least_rows(xs))
+    return s, y, statistics
+
+
 def layer_norm_gradients(s, gain, statistics, dy, ds=None):
     """dx, plus ds if there is one, and the contributions of each block of rows to dgain and dbias."""
+    s, dys, fused = matrix(s), matrix(dy), ds is not None
     blocks = -(-len(s) // BLOCK)
-    dx = np.empty_like(s)
+    dx = np.empty(dy.shape, s.dtype)
     dgain, dbias = np.empty((2, blocks, s.shape[1]), s.dtype)
-    arrays = s, gain, *statistics, dy, dy if ds is None else ds, ds is not None, dx, dgain, dbias
+    arrays = s, gain, *statistics, dys, matrix(ds) if fused else dys, fused, matrix(dx), dgain, dbias
     threads.run(layer_norm_backward, blocks, *arrays, least=least_blocks(s))
     return dx, dgain, dbias
 
@@ -171,26 +178,32 @@ def _(x, gain, eps=1e-5):
     if not same_float(x, gain):
         return NotImplemented
     check_channels("rms_norm", x, gain=gain)
-    xs = matrix(x)
     gain = np.ascontiguousarray(gain)
-    y = np.empty(x.shape, x.dtype)
-    scale = np.empty(len(xs), x.dtype)
-    ys = matrix(y)
-    arrays = xs, xs, False, ys, gain, x.dtype.type(eps), ys, scale
-    threads.run(rms_norm_forward, len(xs), *arrays, least=least_rows(xs))
+    s, y, scale = rms_norm_of_sum(x, None, gain, eps)
 
     def vjp(dy):
-        dx, dgain = rms_norm_gradients(xs, gain, scale, matrix(dy))
-        return dx.reshape(dy.shape), lambda: dgain.sum(0)
+        dx, dgain = rms_norm_gradients(s, gain, scale, dy)
+        return dx, lambda: dgain.sum(0)
 
     return y, vjp
 
 
+def rms_norm_of_sum(x, residual, gain, eps):
+    """``s = x + residual``, or x if there is no residual; its norm y; and the scale of each row."""
+    xs, y = matrix(x), np.empty(x.shape, x.dtype)
+    ys, scale = matrix(y), np.empty(len(xs), x.dtype)
+    s = xs if residual is None else np.empty(x.shape, x.dtype)
+    added = (xs, False, ys) if residual is None else (matrix(residual), True, matrix(s))
+    threads.run(rms_norm_forward, len(xs), xs, *added, gain, x.dtype.type(eps), ys, scale, least=least_rows(xs))
+    return s, y, scale
+
+
 def rms_norm_gradients(s, gain, scale, dy, ds=None):
     """dx, plus ds if there is one, and the contributions of each block of rows to dgain."""
+    s, dys, fused = matrix(s), matrix(dy), ds is not None
     blocks = -(-len(s) // BLOCK)
-    dx = np.empty_like(s)
+    dx = np.empty(dy.shape, s.dtype)
     dgain = np.empty((blocks, s.shape[1]), s.dtype)
-    arrays = s, gain, scale, dy, dy if ds is None else ds, ds is not None, dx, dgain
+    arrays = s, gain, scale, dys, matrix(ds) if fused else dys, fused, matrix(dx), dgain
     threads.run(rms_norm_backward, blocks, *arrays, least=least_blocks(s))
     return dx, dgain
