@@ -51,7 +51,7 @@ def _(matrix, steps=5):
 
 @muon_update.kernel
 def _(weight, gradient, velocity, rate, momentum, decay, scale=1.0):
-    gradient = np.ascontiguousarray(gradient)
+    gradient = np.asarray(gradient, order="C")
     arrays = flat_views(weight, gradient, velocity)
     if arrays is None:
         return NotImplemented

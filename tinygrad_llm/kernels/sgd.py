@@ -27,7 +27,7 @@ def update(low, high, weight, gradient, velocity, moving, nesterov, decays, numb
 
 @sgd_update.kernel
 def _(weight, gradient, velocity, rate, momentum, nesterov, decay, scale=1.0):
-    gradient = np.ascontiguousarray(gradient)
+    gradient = np.asarray(gradient, order="C")
     arrays = flat_views(weight, gradient, gradient if velocity is None else velocity)
     if arrays is None:
         return NotImplemented
