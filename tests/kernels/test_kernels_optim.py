@@ -105,6 +105,27 @@ def test_the_gradient_may_lie_anyhow_in_memory(name, layout):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "nesterov"])
+def test_a_parameter_without_axes_has_a_kernel_too(name):
+    function, _, make = CASES[name]
+    arrays, options = drawn(name, (1,), np.random.default_rng(0)), make(0.1, 0.01, 0.5)
+    found = updated(function.kernel, [a.reshape(()) for a in arrays], options)
+    for a, b in zip(found, updated(function.kernel, arrays, options), strict=True):
+        assert a.shape == ()
+        assert a == b[0]
+
+
+@pytest.mark.parametrize(("size", "scale"), [(3e19, 1e-19), (2e38, 1e-37), (1e-30, 1e30)])
+def test_adamw_squares_what_has_been_scaled(size, scale):
+    gradient = np.array([size, -size / 2, size / 100], np.float32)
+    arrays = [np.ones(3, np.float32), gradient, np.zeros(3, np.float32), np.zeros(3, np.float32)]
+    options = CASES["adamw"][2](0.1, 0.01, scale)
+    exact = adamw_update.reference, [a.astype(np.float64) for a in arrays], options
+    for function in (adamw_update.kernel, adamw_update.reference):
+        for a, b in zip(updated(function, arrays, options), updated(*exact), strict=True):
+            np.testing.assert_allclose(a, b, rtol=8 * np.finfo(np.float32).eps)
+
+
 @each_update
 def test_what_is_declined_is_left_unchanged(name):
     function, _, make = CASES[name]
@@ -138,7 +159,7 @@ def test_nan_and_infinity_do_what_they_do_in_the_reference(name, bad, where, dec
 @pytest.mark.parametrize("make", [SGD, AdamW, Muon, lambda n, lr: SGD(n, lr, momentum=0.9, weight_decay=0.1)])
 def test_a_step_of_an_optimiser_is_the_same_on_both_backends(make):
     rng = np.random.default_rng(0)
-    starts, gradients = rng.standard_normal((2, 3, 40, 20))
+    starts, gradients = ([*rng.standard_normal((3, 40, 20)), np.array(rng.standard_normal())] for _ in range(2))
     results = []
     for backend in ("numpy", "numba"):
         parameters = {str(i): Parameter(a.copy(), decay=i != 1) for i, a in enumerate(starts)}

@@ -51,6 +51,20 @@ def test_adamw_decays_apart_from_the_gradient_and_only_what_decays():
     assert gain.data == pytest.approx([2.0])
 
 
+@pytest.mark.parametrize("make", [SGD, lambda n, lr: SGD(n, lr, momentum=0.9, nesterov=True), Adam, AdamW, Muon])
+def test_a_parameter_without_axes_is_updated_as_one_of_one_element(make):
+    values = []
+    for shape in ((), (1,)):
+        p = Parameter(np.full(shape, 2.0))
+        optimizer = make([("w", p)], lr=0.1)
+        for gradient in (0.3, -0.7):
+            p.grad = np.full(shape, gradient)
+            optimizer.step(scale=0.5)
+        assert p.shape == shape
+        values.append(p.data.item())
+    assert values[0] == values[1] != 2
+
+
 def test_a_parameter_without_gradient_is_left_alone():
     p = parameter(1.0)
     AdamW([("w", p)], lr=0.1).step()

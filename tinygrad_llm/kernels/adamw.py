@@ -20,7 +20,8 @@ def update(low, high, weight, gradient, mean, square, numbers):
     b1, new1, b2, new2, correction, eps, rate, shrink = numbers
     for i in range(len(w)):
         first = m[i] * b1 + g[i] * new1
-        second = v[i] * b2 + g[i] * g[i] * new2
+        root = g[i] * new2
+        second = v[i] * b2 + root * root
         m[i] = first
         v[i] = second
         w[i] = w[i] * shrink - first / (np.sqrt(second) * correction + eps) * rate
@@ -33,6 +34,6 @@ def _(weight, gradient, mean, square, steps, rate, betas, eps, decay, scale=1.0)
         return NotImplemented
     b1, b2 = betas
     correction, rate = 1 / math.sqrt(1 - b2**steps), rate / (1 - b1**steps)
-    numbers = b1, (1 - b1) * scale, b2, (1 - b2) * scale**2, correction, eps, rate, 1 - decay
+    numbers = b1, (1 - b1) * scale, b2, math.sqrt(1 - b2) * scale, correction, eps, rate, 1 - decay
     threads.run(update, weight.size, *arrays, np.array(numbers, weight.dtype), least=PIECE)
     return None

@@ -37,11 +37,11 @@ def adamw_update(
     Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
     b1, b2 = betas
-    scratch = ((1 - b1) * scale) * gradient
+    scratch = np.multiply(gradient, (1 - b1) * scale, out=np.empty_like(weight))
     mean *= b1
     mean += scratch
-    np.multiply(gradient, gradient, out=scratch)
-    scratch *= (1 - b2) * scale**2
+    np.multiply(gradient, math.sqrt(1 - b2) * scale, out=scratch)  # before it is squared, or that may overflow
+    scratch *= scratch
     square *= b2
     square += scratch
     np.sqrt(square, out=scratch)
