@@ -1,8 +1,10 @@
 """The compiler's settings: arithmetic, the cache, and what the user is told."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,9 +33,20 @@ def test_nan_and_infinity_are_not_assumed_away():
     assert np.isnan(total(x))
 
 
-def test_a_fingerprint_changes_with_the_files_that_a_kernel_uses(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tinygrad_llm.kernels.leaf import a",
+        "from tinygrad_llm.kernels.leaf import (\n    a,\n)",
+        "from tinygrad_llm.kernels import leaf",
+        "from tinygrad_llm.kernels import leaf as tree  # a comment",
+        "from tinygrad_llm.kernels import (\n    other,  # (a comment)\n    leaf,\n)",
+        "def f():\n    from tinygrad_llm.kernels import other as b, leaf",
+    ],
+)
+def test_a_fingerprint_changes_with_the_files_that_a_kernel_uses(line, tmp_path, monkeypatch):
     (tmp_path / "leaf.py").write_text("a = 1\n")
-    (tmp_path / "user.py").write_text("from tinygrad_llm.kernels.leaf import a\n")
+    (tmp_path / "user.py").write_text(f"import math\n{line}\nfrom tinygrad_llm import threads\n")
     (tmp_path / "other.py").write_text("b = 1\n")
     monkeypatch.setattr(settings, "__file__", str(tmp_path / "compiled.py"))
 
@@ -50,6 +63,18 @@ def test_a_fingerprint_changes_with_the_files_that_a_kernel_uses(tmp_path, monke
         settings._fingerprint.cache_clear()
     assert after[0] != before[0]
     assert after[1] == before[1]
+
+
+def modules_imported(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        paths = [f"{node.module}.{name}" for name in names] if isinstance(node, ast.ImportFrom) else names
+        yield from (path.split(".")[2] for path in paths if path.startswith("tinygrad_llm.kernels."))
+
+
+@pytest.mark.parametrize("file", sorted(Path(settings.__file__).parent.glob("*.py")), ids=lambda file: file.stem)
+def test_all_modules_that_a_kernel_imports_are_found(file):
+    assert set(settings._imported(file.read_text())) == set(modules_imported(file))
 
 
 KERNEL = """
