@@ -12,31 +12,31 @@ from tinygrad_llm.ops.biased_activations import bias_gelu, check_bias
 
 
 @compiled(inline=True)
-def value(x, approximate):
-    """gelu in the form that is asked for: `approximate` is True or None.
+def value(x, exact):
+    """gelu, as a rule in its tanh form; `exact` is None or True.
 
-    None has a type of its own, and for each type Numba compiles only the branch that it takes.
+    None has a type of its own, for which Numba does not compile the branch that is not taken.
     """
-    return gelu_normal(x) if approximate is None else gelu_tanh(x)
+    return gelu_tanh(x) if exact is None else gelu_normal(x)
 
 
 @compiled(inline=True)
-def derivative(x, approximate):
+def derivative(x, exact):
     """The derivative of `value`."""
-    return gelu_normal_derivative(x) if approximate is None else gelu_tanh_derivative(x)
+    return gelu_tanh_derivative(x) if exact is None else gelu_normal_derivative(x)
 
 
 @compiled
-def bias_gelu_forward(low, high, approximate, x, bias, y):
+def bias_gelu_forward(low, high, exact, x, bias, y):
     columns = x.shape[1]
     for i in range(low, high):
         xi, yi = x[i], y[i]
         for c in range(columns):
-            yi[c] = value(xi[c] + bias[c], approximate)
+            yi[c] = value(xi[c] + bias[c], exact)
 
 
 @compiled
-def bias_gelu_backward(low, high, approximate, x, bias, dy, dx, db):
+def bias_gelu_backward(low, high, exact, x, bias, dy, dx, db):
     """Blocks of rows, each with a row of db of its own."""
     rows, columns = x.shape
     for block in range(low, high):
@@ -45,7 +45,7 @@ def bias_gelu_backward(low, high, approximate, x, bias, dy, dx, db):
         for i in range(block * BLOCK, min((block + 1) * BLOCK, rows)):
             xi, dyi, dxi = x[i], dy[i], dx[i]
             for c in range(columns):
-                d = dyi[c] * derivative(xi[c] + bias[c], approximate)
+                d = dyi[c] * derivative(xi[c] + bias[c], exact)
                 dxi[c] = d
                 db_block[c] += d
 
@@ -57,14 +57,14 @@ def _(x, bias, approximate=True):
     check_bias("bias_gelu", x, bias)
     xs, bias = matrix(x), np.ascontiguousarray(bias)
     y = np.empty(x.shape, x.dtype)
-    form = True if approximate else None
-    threads.run(bias_gelu_forward, len(xs), form, xs, bias, matrix(y), least=least_rows(x))
+    exact = None if approximate else True
+    threads.run(bias_gelu_forward, len(xs), exact, xs, bias, matrix(y), least=least_rows(x))
 
     def vjp(dy):
         dx = np.empty(x.shape, x.dtype)
         blocks = -(-len(xs) // BLOCK)
         db = np.empty((blocks, len(bias)), x.dtype)
-        threads.run(bias_gelu_backward, blocks, form, xs, bias, matrix(dy), matrix(dx), db, least=least_blocks(xs))
+        threads.run(bias_gelu_backward, blocks, exact, xs, bias, matrix(dy), matrix(dx), db, least=least_blocks(xs))
         return dx, db.sum(0)
 
     return y, vjp
