@@ -104,7 +104,8 @@ def layer_norm_of_sum(x, residual, gain, bias, eps):
     xs, y = matrix(x), np.empty(x.shape, x.dtype)
     ys, statistics = matrix(y), tuple(np.empty((3, len(xs)), x.dtype))
     s = xs if residual is None else np.empty(x.shape, x.dtype)
-    added = (xs, False, ys) if residual is None else (matrix(residual), True, matrix(s))
+    # without a residual y stands for it, unread: x may be read-only, and Numba would compile for that once more
+    added = (ys, False, ys) if residual is None else (matrix(residual), True, matrix(s))
     factors = gain, np.ascontiguousarray(bias), x.dtype.type(eps)
     threads.run(layer_norm_forward, len(xs), xs, *added, *factors, ys, *statistics, least=least_rows(xs))
     return s, y, statistics
@@ -193,7 +194,7 @@ def rms_norm_of_sum(x, residual, gain, eps):
     xs, y = matrix(x), np.empty(x.shape, x.dtype)
     ys, scale = matrix(y), np.empty(len(xs), x.dtype)
     s = xs if residual is None else np.empty(x.shape, x.dtype)
-    added = (xs, False, ys) if residual is None else (matrix(residual), True, matrix(s))
+    added = (ys, False, ys) if residual is None else (matrix(residual), True, matrix(s))
     threads.run(rms_norm_forward, len(xs), xs, *added, gain, x.dtype.type(eps), ys, scale, least=least_rows(xs))
     return s, y, scale
 
