@@ -24,6 +24,9 @@ SMALL = {"attention": (1, 2, 5, 3), "self_attention": (1, 5, 12), "rotary": (1, 
     "getitem": (9, 4),
     "einsum": (3, 4),
     "matmul": (3, 4),
+    "rnn": (2, 3, 4),
+    "lstm": (2, 3, 4),
+    "gru": (2, 3, 4),
 }
 EPS = float(np.finfo(np.float32).eps)
 
@@ -342,6 +345,8 @@ def test_operations_of_the_products():
     assert count("attention", *shapes, output=(), causal=True) == (causal, 2 * causal)
     assert count("self_attention", (2, 5, 36), output=(), heads=3) == (4 * 2 * 25 * 12, 8 * 2 * 25 * 12)
     assert count("self_attention", (2, 5, 36), output=(), causal=True) == (4 * 2 * 15 * 12, 8 * 2 * 15 * 12)
+    shapes = (2, 5, 3), (2, 4), (2, 4), (3, 16), (4, 16), (16,)
+    assert count("lstm", *shapes, output=()) == (2 * 10 * (3 + 4) * 16, 4 * 10 * (3 + 4) * 16)
     assert count("softmax", (4, 5), output=(4, 5)) == (0, 0)
 
 

@@ -12,6 +12,8 @@ from tinygrad_llm.ops.norms import layer_norm, rms_norm
 from tinygrad_llm.ops.piecewise import abs, clip, where
 from tinygrad_llm.ops.products import einsum, linear, matmul
 from tinygrad_llm.ops.projected_attention import self_attention
+from tinygrad_llm.ops.recurrent import gru, lstm, rnn
+from tinygrad_llm.ops.recurrent_cells import gru_cell, lstm_cell
 from tinygrad_llm.ops.reductions import max, mean, sum
 from tinygrad_llm.ops.regularization import dropout
 from tinygrad_llm.ops.residual_norms import add_layer_norm, add_rms_norm
@@ -38,12 +40,16 @@ __all__ = [
     "geglu",
     "gelu",
     "getitem",
+    "gru",
+    "gru_cell",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
     "log",
     "log_softmax",
     "logsumexp",
+    "lstm",
+    "lstm_cell",
     "matmul",
     "max",
     "mean",
@@ -54,6 +60,7 @@ __all__ = [
     "relu",
     "reshape",
     "rms_norm",
+    "rnn",
     "rotary",
     "self_attention",
     "sigmoid",

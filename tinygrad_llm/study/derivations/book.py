@@ -43,6 +43,8 @@ ORDER = (
         "residual_norms",
         "regularization",
         "rotations",
+        "recurrent_cells",
+        "recurrent",
     ),
     "scaled_attention",
     "projected_attention",

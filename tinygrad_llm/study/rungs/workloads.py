@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_llm.operation import Operation
+from tinygrad_llm.ops.recurrent import draw
 from tinygrad_llm.ops.samples import normal
 from tinygrad_llm.ops.scaled_attention import future
 from tinygrad_llm.study.machine import available_memory
@@ -33,11 +34,15 @@ SHAPES: dict[str, Shape] = {
     "einsum": (512, 512),
     "embedding": (8192, 256),
     "getitem": (8192, 256),
+    "gru": (16, 64, 128),
+    "gru_cell": (2048, 768),
     "layer_norm": (2048, 768),
     "linear": (512, 768),
     "linear_cross_entropy": (512, 256),
+    "lstm": (16, 64, 128),
     "matmul": (512, 512),
     "rms_norm": (2048, 768),
+    "rnn": (16, 64, 128),
     "rotary": (4, 8, 256, 64),
     "self_attention": (4, 256, 1536),
 }
@@ -76,6 +81,11 @@ def _matmul(rng: np.random.Generator, shape: Shape) -> Arguments:
     return (normal(rng, shape), normal(rng, (*shape[:-2], shape[-1], shape[-1]))), {}
 
 
+def _recurrent(**kind: int) -> Callable[[np.random.Generator, Shape], Arguments]:
+    """As many units as channels."""
+    return lambda rng, shape: (draw(rng, shape, units=shape[-1], **kind), {})
+
+
 def _last_axis(rng: np.random.Generator, shape: Shape) -> Arguments:
     return (normal(rng, shape),), {"axis": -1}
 
@@ -90,13 +100,16 @@ WORKLOADS: dict[str, Callable[[np.random.Generator, Shape], Arguments]] = {
     "einsum": _einsum,
     "embedding": _lookup,
     "getitem": _lookup,
+    "gru": _recurrent(gates=3, biases=2),
     "linear_cross_entropy": _vocabulary,
     "linear": _linear,
     "log_softmax": _last_axis,
     "logsumexp": _last_axis,
+    "lstm": _recurrent(gates=4, states=2),
     "matmul": _matmul,
     "max": _last_axis,
     "mean": _last_axis,
+    "rnn": _recurrent(gates=1),
     "softmax": _last_axis,
     "sum": _last_axis,
     "transpose": _reversed,
@@ -209,6 +222,9 @@ def product_operations(
         batch, time, channels = inputs[0].shape
         pairs = time * (time + 1) // 2 if options.get("causal") else time**2
         forward = 4 * batch * pairs * (channels // 3)
+    elif operation.name in ("rnn", "lstm", "gru") and _ours(operation):
+        given = dict(zip(operation.parameters, inputs, strict=True))
+        forward = 2 * math.prod(given["x"].shape[:2]) * (given["weight_x"].size + given["weight_h"].size)
     else:
         forward = 0
     return forward, 2 * forward
