@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import threadpoolctl
 
 import tinygrad_llm
-from tinygrad_llm import threads
+from tinygrad_llm import pool, threads
 
 
 @pytest.fixture
@@ -65,6 +66,17 @@ def test_blas_gets_the_same_number(unsettled):
         threads.set_threads(0)
 
 
+def test_blas_has_one_thread_for_a_while():
+    before = threads.thread_count()
+    try:
+        threads.set_threads(2)
+        with threads.one_blas_thread():
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+    finally:
+        threads.set_threads(before)
+
+
 def test_hyperthreads_do_not_count_and_ranks_share(unsettled):
     unsettled.setattr(threads, "allowed_processors", lambda: list(range(8)))
     unsettled.setattr(threads.os, "cpu_count", lambda: 8)
@@ -89,7 +101,7 @@ def test_every_unit_is_worked_on_once(four_threads, length, least):
     seen, calls = np.zeros(length, int), []
     threads.run(covered, length, seen, calls, least=least)
     assert (seen == 1).all()
-    assert len({thread for _, _, thread in calls}) == len(calls) <= 4
+    assert len({thread for _, _, thread in calls}) <= len(calls) <= 4
     assert all(high - low >= least for low, high, _ in calls) or len(calls) == 1
     assert len(calls) == max(1, min(4, length // least))
 
@@ -123,9 +135,20 @@ class Interrupted:
             raise KeyboardInterrupt
 
 
+def slowly(low, high, seen, begun):
+    """The piece of the calling thread waits for the others to begin, and they take longer."""
+    if low:
+        begun.append(low)
+        time.sleep(0.05)
+    else:
+        while len(begun) < 3:
+            time.sleep(0.001)
+    seen[low:high] += 1
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_an_interrupt_waits_for_what_is_being_written(four_threads, monkeypatch, after):
-    real = threads.Piece
+    real = pool.Piece
 
     def piece(*arguments):
         made = real(*arguments)
@@ -133,38 +156,73 @@ def test_an_interrupt_waits_for_what_is_being_written(four_threads, monkeypatch,
         return made
 
     seen = np.zeros(8, int)
-    monkeypatch.setattr(threads, "Piece", piece)
+    monkeypatch.setattr(pool, "watch", lambda *numbers: None)
+    monkeypatch.setattr(pool, "Piece", piece)
     with pytest.raises(KeyboardInterrupt):
-        threads.run(covered_slowly, 8, seen)
+        threads.run(slowly, 8, seen, [])
     assert (seen == 1).all()
-    monkeypatch.setattr(threads, "Piece", real)
-    threads.run(covered_slowly, 8, seen)
+    monkeypatch.setattr(pool, "Piece", real)
+    threads.run(slowly, 8, seen, [])
     assert (seen == 2).all()
 
 
-def covered_slowly(low, high, seen):
-    if low:
-        time.sleep(0.02)
-    seen[low:high] += 1
+def test_an_interrupt_in_the_own_piece_waits_for_the_others_and_drops_what_nobody_has_begun(four_threads):
+    seen, begun = np.zeros(8, int), []
+
+    def interrupted(low, high):
+        if low:
+            return slowly(low, high, seen, begun)
+        while not begun:
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(interrupted, 8)
+    written, pieces = seen.copy(), len(begun)
+    assert written.sum() == 2 * pieces
+    time.sleep(0.1)
+    np.testing.assert_array_equal(seen, written)
+    assert len(begun) == pieces, "what was not begun is not done afterwards either"
 
 
-def test_an_interrupt_while_the_work_is_given_out_loses_none_of_it(four_threads, monkeypatch):
-    class Queue:
-        def __init__(self):
-            self.real, self.left = threads.Worker().pieces, 1
+def test_an_interrupt_while_the_work_is_given_out_leaves_nothing_for_later(four_threads, monkeypatch):
+    def interrupted(piece):
+        raise KeyboardInterrupt
 
-        def put(self, piece):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-            self.real.put(piece)
-
-    threads.run(covered_slowly, 8, np.zeros(8, int))
-    monkeypatch.setattr(threads._workers[1], "pieces", Queue())
+    threads.run(covered, 8, np.zeros(8, int), [])
+    monkeypatch.setattr(pool._workers[1], "give", interrupted)
     seen = np.zeros(8, int)
     with pytest.raises(KeyboardInterrupt):
-        threads.run(covered_slowly, 8, seen)
-    assert seen[2:].tolist() == 6 * [1], "what was given out, once each"
+        threads.run(covered, 8, seen, [])
+    written = seen.copy()
+    assert written.sum() in (0, 2), "of the first worker's piece all or nothing"
+    time.sleep(0.1)
+    np.testing.assert_array_equal(seen, written)
+
+
+def test_what_others_have_not_begun_is_done_by_who_is_ready(four_threads, monkeypatch):
+    threads.run(covered, 8, np.zeros(8, int), [])
+    for worker in pool._workers:
+        monkeypatch.setattr(worker, "give", lambda piece: None)  # as if their processors were taken
+    seen, calls = np.zeros(8, int), []
+    threads.run(covered, 8, seen, calls)
+    assert (seen == 1).all()
+    assert {thread for _, _, thread in calls} == {threading.current_thread()}
+    assert len(calls) == 4
+
+
+def test_a_worker_keeps_no_arrays(four_threads):
+    class Held:
+        pass
+
+    held = Held()
+    reference = weakref.ref(held)
+    threads.run(lambda low, high, thing: None, 8, held)
+    del held
+    deadline = time.monotonic() + 5
+    while reference() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert reference() is None
 
 
 def test_a_run_inside_a_run_and_runs_from_two_threads_are_whole(four_threads):
@@ -190,7 +248,7 @@ def test_after_a_fork_the_child_starts_workers_of_its_own():
 import os
 import numpy as np
 import tinygrad_llm
-from tinygrad_llm import threads
+from tinygrad_llm import pool, threads
 def work(low, high, seen): seen[low:high] += 1
 threads.set_threads(2)
 seen = np.zeros(10)

@@ -4,18 +4,17 @@ It is what `set_threads` was given, or `TINYGRAD_LLM_THREADS`, or what BLAS woul
 like), or else the physical cores that this process may use, shared out among the ranks of this machine under MPI.
 
 A kernel is a compiled function ``kernel(low, high, ...)`` that works on a range of independent units (rows, heads)
-without Python's lock; `run` cuts the range into one piece for each thread. The pool is ours: it waits without spinning,
-survives fork, and is the same on every operating system.
+without Python's lock; `run` cuts the range into one piece for each thread of our own pool (see `pool.py`).
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 PAUSE = "16"
@@ -27,7 +26,10 @@ this package before NumPy, or set the variable yourself.
 """
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", PAUSE)
 
+from tinygrad_llm import pool  # noqa: E402, it loads NumPy
+
 _threads: int | None = None
+_blas: list[Any] = []
 
 
 def thread_count() -> int:
@@ -46,7 +48,25 @@ def set_threads(count: int) -> None:
     import threadpoolctl  # it looks through all loaded libraries: not while the package is imported
 
     _threads = count
-    threadpoolctl.threadpool_limits(count, user_api="blas")
+    _blas[:] = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    _limit_blas(count)
+
+
+def _limit_blas(count: int) -> None:
+    for library in _blas:
+        library.set_num_threads(count)
+
+
+class one_blas_thread:
+    """``with one_blas_thread():`` BLAS computes in the thread that calls it, as where several threads each do."""
+
+    def __enter__(self) -> None:
+        _limit_blas(1)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _limit_blas(thread_count())
 
 
 SETTINGS = ("TINYGRAD_LLM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -96,57 +116,13 @@ def _core(processor: int) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Piece:
-    """A part of the work, for another thread."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._function, self._arguments = function, arguments
-        self._finished, self._error = False, None
-        self._end = threading.Lock()
-        self._end.acquire()
-
-    def work(self) -> None:
-        """Do it, in the thread that it was given to; if it was given twice, the second time nothing."""
-        if self._finished:
-            return
-        try:
-            self._function(*self._arguments)
-        except BaseException as error:
-            self._error = error  # type: ignore[assignment]
-        self._finished = True
-        self._end.release()
-
-    def wait(self) -> BaseException | None:
-        """Wait for the end, whatever happens: the work writes into the caller's arrays. Returns what was raised."""
-        interrupt: BaseException | None = None
-        while not self._finished:
-            try:
-                self._end.acquire()
-            except KeyboardInterrupt as pressed:
-                interrupt = pressed
-        return interrupt or self._error
-
-
-class Worker:
-    """A thread that works on one piece after another."""
-
-    def __init__(self) -> None:
-        self.pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
-        threading.Thread(target=self._loop, name="tinygrad_llm worker", daemon=True).start()
-
-    def _loop(self) -> None:
-        while True:
-            self.pieces.get().work()
-
-
-_workers: list[Worker] = []
 _busy = threading.Lock()
 
 
 def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1) -> None:
     """``kernel(low, high, *arguments)`` over the range of `length` units, in at most one piece for each thread.
 
-    A piece has at least `least` units: below about 50 us of work a second thread costs more than it saves. A call
+    A piece has at least `least` units: below about 20 us of work a second thread costs more than it saves. A call
     while another thread of the program is in here runs in one piece.
     """
     count = min(thread_count(), length // max(1, least))
@@ -155,7 +131,7 @@ def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1
         return
     try:
         edges = [length * piece // count for piece in range(count + 1)]
-        _at_once(kernel, [(low, high, *arguments) for low, high in itertools.pairwise(edges)])
+        pool.at_once(kernel, [(low, high, *arguments) for low, high in itertools.pairwise(edges)])
     finally:
         _busy.release()
 
@@ -171,40 +147,15 @@ def together(part: Callable[[int, int], None], leave: Callable[[], None], most: 
         part(0, 1)
         return
     try:
-        _at_once(part, [(thread, count) for thread in range(count)], leave)
+        pool.at_once(part, [(thread, count) for thread in range(count)], leave)
     finally:
         _busy.release()
 
 
-def _at_once(
-    function: Callable[..., Any], calls: list[tuple[Any, ...]], leave: Callable[[], None] = lambda: None
-) -> None:
-    """The calls in as many threads: the first in this one. Raises what one of them raises, when all have ended."""
-    while len(_workers) < len(calls) - 1:
-        _workers.append(Worker())
-    others = [Piece(function, *call) for call in calls[1:]]
-    try:
-        for worker, piece in zip(_workers, others, strict=False):
-            worker.pieces.put(piece)
-        function(*calls[0])
-    except BaseException:
-        for worker, piece in zip(_workers, others, strict=False):
-            worker.pieces.put(piece)  # again, as an interrupt may have come before it was given
-        raise
-    finally:
-        leave()
-        errors = [piece.wait() for piece in others]
-    for error in errors:
-        if error is not None:
-            raise error
-
-
-def _forget_workers() -> None:
-    """After a fork: the child has none of the parent's threads."""
+def _free_after_fork() -> None:
     global _busy
-    _workers.clear()
     _busy = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_workers)
+    os.register_at_fork(after_in_child=_free_after_fork)

@@ -112,7 +112,7 @@ def test_equals_the_reference(
     if kind in ("nothing", "padding", "boolean") or (causal and queries > keys):
         blind = (
             np.ones((batch, heads, queries, keys), bool)
-            if mask is None
+            if mask is None or mask.dtype != bool
             else np.broadcast_to(mask, (batch, heads, queries, keys))
         )
         seen = blind & ~(causal & ~np.tri(queries, keys, keys - queries, dtype=bool))

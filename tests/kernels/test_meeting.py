@@ -1,5 +1,7 @@
 """Threads that wait for each other inside compiled code."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from tinygrad_llm import threads
 pytest.importorskip("numba", reason="kernels need Numba")
 try:
     from tinygrad_llm.kernels.compiled import compiled
-    from tinygrad_llm.kernels.meeting import meet, run_together, share
+    from tinygrad_llm.kernels.meeting import ARRIVED, meet, run_together, share, watch
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -44,12 +46,19 @@ def test_nobody_goes_on_before_all_have_come(most):
     np.testing.assert_array_equal(y[:most], expected)
 
 
+def wait_for_others(meeting, count):
+    """Until they wait for us."""
+    while meeting[ARRIVED] < count - 1:
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("failing", [0, 1, 3])
 def test_if_one_fails_the_others_do_not_wait_for_it(failing):
     seen = []
 
     def kernel(thread, count, meeting):
         if thread == failing:
+            wait_for_others(meeting, count)
             raise MemoryError("no room")
         seen.append(meet(meeting, count))
 
@@ -66,6 +75,7 @@ def test_an_interrupt_leaves_nobody_waiting():
 
     def kernel(thread, count, meeting):
         if thread == 0:
+            wait_for_others(meeting, count)
             raise KeyboardInterrupt
         left.append(meet(meeting, count))
 
@@ -92,3 +102,27 @@ def test_shares_cover_everything_once(length, step, count):
     shares = [share(length, step, thread, count) for thread in range(count)]
     assert [i for first, last in shares for i in range(first, last)] == list(range(length))
     assert all(first % step == 0 for first, last in shares if first < last)
+
+
+def test_a_part_that_nobody_has_begun_is_not_waited_for():
+    begun = []
+
+    def kernel(thread, count, meeting):
+        begun.append(thread)
+        if thread == 0:
+            raise KeyboardInterrupt
+        time.sleep(0.05)
+        assert not meet(meeting, count)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_together(kernel, most=4)
+    time.sleep(0.2)
+    assert len(begun) == len(set(begun)) <= 4
+
+
+@pytest.mark.parametrize("value", [0, 5])
+def test_watching_ends_at_once_when_the_number_is_another(value):
+    numbers = np.zeros(32, np.int64)
+    numbers[16] = 7
+    assert watch(numbers, 16, value) is None
+    watch(numbers, 16, 7)  # after a while, though nobody writes

@@ -17,6 +17,7 @@ from tinygrad_llm.kernels.layout import least_rows, same_float
 from tinygrad_llm.kernels.losses import TILE, loss_of_rows, power_of_e, subtracted, to_new_top
 from tinygrad_llm.kernels.optimizer import combine
 from tinygrad_llm.ops.fused_losses import blocks, checked_arguments, linear_cross_entropy
+from tinygrad_llm.ops.products import product
 from tinygrad_llm.tape import grad_enabled
 
 
@@ -73,7 +74,7 @@ def _(x, weight, targets, ignore_index=-100, reduction="mean"):
 
     def rows_of(part, function, *arguments):
         """A block's logits, after the compiled `function` has seen them and noted its losses."""
-        logits = np.matmul(xs[part], weight.T, out=held[: part.stop - part.start])
+        logits = product(xs[part], weight.T, out=held[: part.stop - part.start])
         given = logits, places[part], kept[part], *arguments, loss[part]
         threads.run(function, len(logits), *given, least=least_rows(logits))
         return logits
@@ -88,17 +89,17 @@ def _(x, weight, targets, ignore_index=-100, reduction="mean"):
     dx, dweight = np.empty((last.start, xs.shape[1]), x.dtype), None
     for part in earlier:
         slope = rows_of(part, loss_and_slope, kind(share))
-        np.matmul(slope, weight, out=dx[part])
-        dweight = sum_of(slope.T @ xs[part], 1, dweight)
+        product(slope, weight, out=dx[part])
+        dweight = sum_of(product(slope.T, xs[part]), 1, dweight)
     slope = rows_of(last, loss_and_slope, kind(share))
 
     def vjp(dy):
         dy = kind(dy)
 
         def whole_dx():
-            return np.concatenate((dx, slope @ weight)).reshape(shape) * dy
+            return np.concatenate((dx, product(slope, weight))).reshape(shape) * dy
 
-        return whole_dx, lambda: sum_of(slope.T @ (xs[last] * dy), dy, dweight)
+        return whole_dx, lambda: sum_of(product(slope.T, xs[last] * dy), dy, dweight)
 
     return loss.sum() * share, vjp
 

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import extending
 from numba.core import cgutils, types
 
-from tinygrad_llm import threads
+from tinygrad_llm import pool, threads
 from tinygrad_llm.kernels.compiled import compiled
 
 intrinsic: Any = extending.intrinsic  # what it makes is called without the context of typing
@@ -27,6 +27,12 @@ for good. Each has a cache line of its own."""
 
 PATIENCE = 1 << 12
 """Looks, about 40 us, after which a thread lets others run."""
+
+LOOKS = 1 << 13
+"""Looks, 0.1 to 0.4 ms, for which a thread of the pool waits for more work before it sleeps."""
+
+MOMENT = 20
+"""Pauses, about half a microsecond."""
 
 WORD = ir.IntType(64)
 
@@ -111,6 +117,25 @@ def meet(meeting, count):
         else:
             let_others_run()
     return True
+
+
+@compiled
+def watch(numbers, place, value):
+    """Look at a number until it is not the value any more, or for `LOOKS` times; see `pool.watch`.
+
+    Then wait a moment longer: whoever wrote it holds Python's lock, which the caller of this is about to ask for, and
+    lets go of it as he begins his own work. To find it taken costs as much as to be woken.
+    """
+    looks = 0
+    while read(numbers, place) == value and looks < LOOKS:
+        looks += 1
+        pause()
+    if 0 < looks < LOOKS:
+        for _ in range(MOMENT):
+            pause()
+
+
+pool.watch_with(watch)
 
 
 @compiled(inline=True)

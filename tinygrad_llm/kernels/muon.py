@@ -10,6 +10,7 @@ from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.layout import PIECE, same_float
 from tinygrad_llm.kernels.optimizer import combine, flat_views
+from tinygrad_llm.ops.products import product
 from tinygrad_llm.optim.muon import COEFFICIENTS, muon_update, orthogonalize
 from tinygrad_llm.optim.optimizer import sum_of_squares
 
@@ -38,14 +39,14 @@ def _(matrix, steps=5):
     x = x / x.dtype.type(norm)
     # A = X X^T and X = a X + (b A + c A A) X; of a tall matrix the smaller A is X^T X, and stands on the right
     gram, polynomial = np.empty((2, min(x.shape), min(x.shape)), x.dtype)
-    product = np.empty_like(x)
+    other = np.empty_like(x)
     for _ in range(steps):
-        np.matmul(*((x.T, x) if tall else (x, x.T)), out=gram)
-        np.matmul(gram, gram, out=polynomial)
+        product(*((x.T, x) if tall else (x, x.T)), out=gram)
+        product(gram, gram, out=polynomial)
         combine(b, gram, c, polynomial)
-        np.matmul(*((x, polynomial) if tall else (polynomial, x)), out=product)
-        combine(a, x, 1, product)
-        x, product = product, x
+        product(*((x, polynomial) if tall else (polynomial, x)), out=other)
+        combine(a, x, 1, other)
+        x, other = other, x
     return x
 
 

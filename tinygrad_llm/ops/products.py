@@ -24,6 +24,7 @@ def rows(a):
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
+@twinned
 def sum_rows(a):
     """Sum over all axes but the last: what a parameter shared by every row receives.
 
@@ -34,9 +35,9 @@ def sum_rows(a):
 
 
 @twinned
-def product(x, y):
-    """``x @ y`` of two matrices; few rows times a large matrix has a kernel of its own."""
-    return x @ y
+def product(x, y, out=None):
+    """``x @ y`` of two matrices, into `out` if it is given. BLAS; its twin only says who computes which part."""
+    return np.matmul(x, y, out=out)
 
 
 @op
@@ -69,7 +70,7 @@ def linear(x, weight, bias=None):
         def dx():
             return product(rows(dy), weight.T).reshape(x.shape)
 
-        return dx, lambda: rows(x).T @ rows(dy), lambda: sum_rows(dy)
+        return dx, lambda: product(rows(x).T, rows(dy)), lambda: sum_rows(dy)
 
     return y.reshape(*x.shape[:-1], features), vjp
 
@@ -149,7 +150,7 @@ def matmul(x, y):
             return product(rows(dz), ym.T).reshape(xm.shape) if single else dz @ ym.swapaxes(-1, -2)
 
         def gy():
-            return (rows(xm).T @ rows(dz)).reshape(y.shape) if single else xm.swapaxes(-1, -2) @ dz
+            return product(rows(xm).T, rows(dz)).reshape(y.shape) if single else xm.swapaxes(-1, -2) @ dz
 
         return gx, gy
 
