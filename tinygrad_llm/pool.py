@@ -133,7 +133,7 @@ def at_once(
                 piece.work()
             elif piece.begin():
                 piece.end()
-        errors = [piece.wait(*at) for piece, *at in zip(pieces, _workers, given, strict=False)]
+        errors = [piece.wait(worker, n) for piece, worker, n in zip(pieces, _workers, given, strict=False)]
     for error in errors:
         if error is not None:
             raise error
