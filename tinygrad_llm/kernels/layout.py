@@ -8,7 +8,7 @@ import numpy as np
 
 from tinygrad_llm.tape import Array
 
-PIECE = 1 << 18
+PIECE = 1 << 16
 """Elements below which a piece of elementwise work is not given to another thread."""
 
 BLOCK = 64

@@ -1,6 +1,6 @@
 """Threads that work on one thing step by step, and wait for each other between the steps, inside compiled code.
 
-To hand work to other threads from Python takes 30 to 50 us, to meet here less than one: a thread that is early looks
+To hand work to other threads from Python takes tens of microseconds, to meet here less than one: a thread that is early looks
 at a number in memory until the last one has changed it. If that takes long, as when other programs want the processor,
 it lets them have it between two looks.
 """
@@ -31,8 +31,8 @@ PATIENCE = 1 << 12
 LOOKS = 1 << 13
 """Looks, 0.1 to 0.4 ms, for which a thread of the pool waits for more work before it sleeps."""
 
-MOMENT = 20
-"""Pauses, about half a microsecond."""
+MOMENT = 200
+"""Pauses, 3 to 8 us."""
 
 WORD = ir.IntType(64)
 

@@ -278,7 +278,7 @@ PARTS = 8
 LEAST_QUERIES = 256
 """Queries of a head below which it is not worth copying its keys and values for a part."""
 
-LEAST_WORK = 1 << 21
+LEAST_WORK = 1 << 20
 """Multiplications below which a piece of work is not given to another thread."""
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from tinygrad_llm.training.cores import SharedCores
 from tinygrad_llm.training.metrics import smooth
 
 LINE_SECONDS = 10.0
@@ -31,7 +30,6 @@ class Progress:
         self._recent: list[tuple[int, float]] = []
         self._validation = "-"
         self._last_line = time.monotonic()
-        self._cores = SharedCores()
         self._bar = Bar(
             TextColumn("training"),
             BarColumn(),
@@ -64,8 +62,6 @@ class Progress:
         if not self._console.is_terminal and (step == self._steps or now - self._last_line >= LINE_SECONDS):
             self._last_line = now
             self._console.print(f"step {step}/{self._steps}  {status}")
-        if remark := self._cores.remark():
-            self._console.print(remark)
 
     def validated(self, step: int, measured: dict[str, float]) -> None:
         """A measurement on held-out data is done."""
