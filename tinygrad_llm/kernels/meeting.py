@@ -1,8 +1,8 @@
 """Threads that work on one thing step by step, and wait for each other between the steps, inside compiled code.
 
-To hand work to other threads from Python takes tens of microseconds, to meet here less than one: a thread that is early looks
-at a number in memory until the last one has changed it. If that takes long, as when other programs want the processor,
-it lets them have it between two looks.
+To hand work to other threads from Python takes tens of microseconds, to meet here less than one: a thread that is
+early looks at a number in memory until the last one has changed it. If that takes long, as when other programs want the
+processor, it lets them have it between two looks.
 """
 
 from __future__ import annotations
