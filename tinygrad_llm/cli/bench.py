@@ -40,9 +40,7 @@ def _proper_threads(_: Any, text: str) -> None:
 
 
 def bench(
-    group: Literal["kernels", "train", "decode", "tokenizer"] | None = None,
-    /,
-    *,
+    *groups: Literal["kernels", "train", "decode", "tokenizer"],
     against: str = "",
     threads: Annotated[str, Parameter(validator=_proper_threads)] = "",
     only: str = "",
@@ -60,8 +58,8 @@ def bench(
 
     Parameters
     ----------
-    group
-        What to measure: kernels, train, decode or tokenizer; without it, all of them.
+    groups
+        What to measure: kernels, train, decode, tokenizer, or several of them; all if none is named.
     against
         Others to measure beside ours, with commas between: torch, tiktoken, tokenizers.
     threads
@@ -90,10 +88,9 @@ def bench(
     else:
         others = tuple(name.strip() for name in against.split(",") if name.strip())
         check_installed(others)
-        groups = GROUPS if group is None else (group,)
         counts = tuple(dict.fromkeys(map(possible_threads, parse_threads(threads))))
         results = measuring.run(
-            *(groups, others, counts, only, rounds, Console(stderr=True)),
+            *(tuple(dict.fromkeys(groups)) or GROUPS, others, counts, only, rounds, Console(stderr=True)),
             keep=lambda found: None if json is None else found.save(json),
         )
     _report(results, json, plot)
