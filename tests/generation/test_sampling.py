@@ -45,6 +45,41 @@ def test_what_is_kept_is_the_head_of_a_stable_sort(logits, k, p):
     np.testing.assert_array_equal(keep_top_p(logits, p), keep_top_k(logits, max(1, (before < p).sum())))
 
 
+def rows_of_a_vocabulary(kind, dtype):
+    """Flat, peaked, of few different values, and with most tokens impossible."""
+    rng = np.random.default_rng(0)
+    logits = {"flat": 0.1, "peaked": 5.0, "equal": 1.0, "impossible": 1.0}[kind] * rng.standard_normal(3001)
+    if kind == "equal":
+        logits = np.round(logits)
+    if kind == "impossible":
+        logits[rng.permutation(3001)[:2900]] = -np.inf
+    return logits.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["flat", "peaked", "equal", "impossible"])
+def test_filters_of_a_vocabulary_keep_the_head_of_a_stable_sort(kind, dtype):
+    logits = rows_of_a_vocabulary(kind, dtype)
+    order = np.argsort(-logits, kind="stable")
+    for k in (1, 2, 50, 93, 94, 1000, 3000, 3001):  # 93 is the last k for which groups have more than one token
+        result = keep_top_k(logits, k)
+        expected = np.full_like(logits, -np.inf)
+        expected[order[:k]] = logits[order[:k]]
+        np.testing.assert_array_equal(result, expected)
+        assert result.dtype == dtype
+    before = np.cumsum(np.append(0, probabilities(logits)[order]))[:-1]
+    for p in (1e-9, 0.1, 0.5, 0.9, 0.999, 1 - 1e-9, np.nextafter(1, 0)):
+        np.testing.assert_array_equal(keep_top_p(logits, p), keep_top_k(logits, max(1, (before < p).sum())))
+
+
+def test_a_draw_from_few_tokens_is_that_from_all():
+    logits = rows_of_a_vocabulary("peaked", np.float64)
+    for uniform in np.random.default_rng(1).random(50):
+        cumulative = np.cumsum(probabilities(keep_min_p(logits, 1e-3)))
+        expected = np.searchsorted(cumulative, uniform, side="right")
+        assert choose(logits, Sampling(min_p=1e-3), [], uniform) == expected
+
+
 @pytest.mark.parametrize(("p", "expected"), [(0.4, [0]), (0.51, [0, 1]), (0.74, [0, 1]), (0.76, [0, 1, 2])])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p, expected):
     assert kept(keep_top_p(LOGITS, p)) == expected

@@ -51,13 +51,25 @@ def penalize_repetition(logits: Array, history: Sequence[int], penalty: float) -
 
 def keep_top_k(logits: Array, k: int) -> Array:
     """-inf for all but the `k` largest logits; of equal ones at the border, the smallest ids stay."""
-    possible = logits[logits > -np.inf]
-    if k >= len(possible):
-        return logits.copy()
-    border = np.partition(possible, -k)[-k]  # the k-th largest, without sorting the others
-    result = np.where(logits > border, logits, -np.inf)
-    equal = np.flatnonzero(logits == border)[: k - np.count_nonzero(logits > border)]
-    result[equal] = logits[equal]
+    groups = 16 * k
+    least, each = np.finfo(logits.dtype).min, len(logits) // groups
+    if each > 1:  # k groups of tokens have a largest logit at least so large: nothing smaller is among the k largest
+        largest = logits[: each * groups].reshape(each, groups).max(axis=0)
+        least = max(least, np.partition(largest, -k)[-k])
+    ids = np.flatnonzero(logits >= least)
+    possible = logits[ids]
+    if k < len(ids):
+        border = np.partition(possible, -k)[-k]  # the k-th largest, without sorting the others
+        stays = possible > border
+        stays[np.flatnonzero(possible == border)[: k - np.count_nonzero(stays)]] = True
+        ids = ids[stays]
+    return only(ids, logits)
+
+
+def only(ids: Array, logits: Array) -> Array:
+    """-inf for all but the logits of `ids`."""
+    result = np.full_like(logits, -np.inf)
+    result[ids] = logits[ids]
     return result
 
 
@@ -67,9 +79,13 @@ def keep_top_p(logits: Array, p: float) -> Array:
     Source: Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
     """
     likely = probabilities(logits)
-    likeliest = np.sort(likely[likely > 0])[::-1]
-    before = np.concatenate(([0.0], np.cumsum(likeliest)[:-1]))
-    return keep_top_k(logits, max(1, int((before < p).sum())))
+    for share in (2.0**-6, 2.0**-12, 2.0**-18, 0.0):  # most often a few tokens reach p: no need to sort the others
+        ids = np.flatnonzero(likely >= share * likely.max())
+        sums = np.cumsum(np.sort(likely[ids])[::-1])
+        if sums[-1] >= p:
+            break
+    kept = keep_top_k(logits[ids], 1 + int((sums[:-1] < p).sum()))
+    return only(ids[kept > -np.inf], logits)
 
 
 def keep_min_p(logits: Array, p: float) -> Array:
@@ -83,8 +99,10 @@ def keep_min_p(logits: Array, p: float) -> Array:
 
 def probabilities(logits: Array) -> Array:
     """softmax, in float64."""
-    weights = np.exp(np.asarray(logits, np.float64) - logits.max())
-    return weights / weights.sum()
+    weights = np.subtract(logits, logits.max(), dtype=np.float64)
+    np.exp(weights, out=weights)
+    weights /= weights.sum()
+    return weights
 
 
 def choose(logits: Array, sampling: Sampling, history: Sequence[int], uniform: float) -> int:
@@ -98,14 +116,23 @@ def choose(logits: Array, sampling: Sampling, history: Sequence[int], uniform: f
         logits = penalize_repetition(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:
         return int(logits.argmax())
-    logits = np.asarray(logits, np.float64)
-    logits = (logits - logits.max()) / sampling.temperature
+    logits = np.subtract(logits, logits.max(), dtype=np.float64)
+    logits /= sampling.temperature
+    if not (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
+        return draw(logits, uniform)
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p > 0:
         logits = keep_min_p(logits, sampling.min_p)
-    cumulative = np.cumsum(probabilities(logits))
+    ids = np.flatnonzero(logits > -np.inf)  # as a rule few
+    return int(ids[draw(logits[ids], uniform)])
+
+
+def draw(logits: Array, uniform: float) -> int:
+    """The token at which the sum of the probabilities of all tokens up to it exceeds `uniform`."""
+    cumulative = probabilities(logits)
+    np.cumsum(cumulative, out=cumulative)
     # the last sum may be a rounding error away from 1, and must not make a token of probability 0 reachable
     return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
