@@ -26,6 +26,10 @@ SHAPES = {
     "embedding": [7, 6],
     "einsum": [3, 4],
     "getitem": [7, 6],
+    "gru": [3, 5, 4],
+    "lstm": [3, 5, 4],
+    "lstm_cell": [5, 8],
+    "rnn": [3, 5, 4],
     "self_attention": [2, 5, 12],
 }
 

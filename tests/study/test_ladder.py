@@ -27,6 +27,7 @@ SMALL = {"attention": (1, 2, 5, 3), "self_attention": (1, 5, 12), "rotary": (1, 
     "rnn": (2, 3, 4),
     "lstm": (2, 3, 4),
     "gru": (2, 3, 4),
+    "gru_cell": (3, 6),
 }
 EPS = float(np.finfo(np.float32).eps)
 

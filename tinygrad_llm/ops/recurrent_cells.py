@@ -133,8 +133,7 @@ def _(gates, c, dy):
 
 @lstm_cell.sample
 def _(rng, shape=(2, 12)):
-    units = shape[-1] // 4
-    return (normal(rng, (*shape[:-1], 4 * units)), normal(rng, (*shape[:-1], units))), {}
+    return (normal(rng, shape), normal(rng, (*shape[:-1], shape[-1] // 4))), {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,6 +235,4 @@ def _(x_gates, h_gates, h, dy):
 
 @gru_cell.sample
 def _(rng, shape=(2, 9)):
-    units = shape[-1] // 3
-    gates = (*shape[:-1], 3 * units)
-    return (normal(rng, gates), normal(rng, gates), normal(rng, (*shape[:-1], units))), {}
+    return (normal(rng, shape), normal(rng, shape), normal(rng, (*shape[:-1], shape[-1] // 3))), {}

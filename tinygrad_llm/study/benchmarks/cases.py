@@ -17,6 +17,8 @@ GROUPS = ("kernels", "train", "decode", "tokenizer")
 
 MEMORY_BOUND = (2048, 1536)
 """Shape of elementwise work: 12.6 MB of float32 an array."""
+RECURRENT = ((16, 64, 128), (8, 128, 256))
+"""Shapes of sequences for recurrent networks, with as many units as channels."""
 LARGE_SHAPES: dict[str, tuple[Shape, ...]] = {
     "attention": (
         (4, 12, 64, 64),
@@ -30,11 +32,14 @@ LARGE_SHAPES: dict[str, tuple[Shape, ...]] = {
     "add_rms_norm": (MEMORY_BOUND,),
     "cross_entropy": ((256, 50257),),
     "embedding": ((50257, 768),),
+    "gru": RECURRENT,
     "layer_norm": (MEMORY_BOUND,),
     "linear": ((2048, 768),),
     "linear_cross_entropy": ((256, 768),),
+    "lstm": RECURRENT,
     "matmul": ((1024, 1024),),
     "rms_norm": (MEMORY_BOUND,),
+    "rnn": RECURRENT,
     "self_attention": ((8, 64, 1536), (4, 256, 1536), (2, 1024, 1536)),
 }
 """Shapes of the first input, where the ladder's or the one above would be too small or not telling."""

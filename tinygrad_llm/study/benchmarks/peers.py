@@ -85,6 +85,28 @@ def torch_operations(torch: Any) -> dict[str, Callable[..., Any]]:
             return f.rms_norm(s, s.shape[-1:], gain, eps)
         return f.layer_norm(s, s.shape[-1:], gain, bias, eps)
 
+    def lstm_cell(gates: Any, c: Any) -> Any:
+        i, forget, g, o = gates.chunk(4, -1)
+        c = forget.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+    def gru_cell(x_gates: Any, h_gates: Any, h: Any) -> Any:
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = x_gates.chunk(3, -1), h_gates.chunk(3, -1)
+        n, z = (x_n + (x_r + h_r).sigmoid() * h_n).tanh(), (x_z + h_z).sigmoid()
+        return n + z * (h - n)
+
+    def recurrent(function: Any) -> Any:
+        def run(x: Any, h: Any, *rest: Any) -> Any:
+            *cells, weight_x, weight_h = (t for t in rest if t.ndim == 2)
+            biases = [t for t in rest if t.ndim == 1]
+            biases += [torch.zeros_like(biases[0])] * (2 - len(biases))  # it adds a second one in any case
+            start = (h[None], cells[0][None]) if cells else h[None]
+            layer = [weight_x.T, weight_h.T, *biases]
+            y, *last = function(x, start, layer, True, 1, 0.0, True, False, True)
+            return (y, *(t[0] for t in last))
+
+        return run
+
     return {
         "add_layer_norm": lambda x, residual, gain, bias: (s := x + residual, normed(s, gain, bias)),
         "add_rms_norm": lambda x, residual, gain: (s := x + residual, normed(s, gain)),
@@ -97,14 +119,19 @@ def torch_operations(torch: Any) -> dict[str, Callable[..., Any]]:
         "geglu": lambda gate, up: f.gelu(gate, approximate="tanh") * up,
         "gelu": lambda x, approximate=True: f.gelu(x, approximate="tanh" if approximate else "none"),
         "getitem": lambda x, index: x[index],
+        "gru": recurrent(torch.gru),
+        "gru_cell": gru_cell,
         "layer_norm": normed,
         "linear": lambda x, weight, bias=None: f.linear(x, weight.T, bias),
         "linear_cross_entropy": lambda x, weight, targets: f.cross_entropy(f.linear(x, weight), targets),
         "log_softmax": lambda x, axis=-1: torch.log_softmax(x, axis),
         "logsumexp": lambda x, axis=-1, keepdims=False: torch.logsumexp(x, axis, keepdims),
+        "lstm": recurrent(torch.lstm),
+        "lstm_cell": lstm_cell,
         "matmul": torch.matmul,
         "relu": torch.relu,
         "rms_norm": lambda x, gain: normed(x, gain),
+        "rnn": recurrent(torch.rnn_tanh),
         "self_attention": self_attention,
         "sigmoid": torch.sigmoid,
         "silu": f.silu,

@@ -141,6 +141,18 @@ def geglu(gate: Tensor, up: Tensor) -> Any:
     return gelu(gate) * up
 
 
+def lstm_cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    i, f, g, o = ops.split(gates, 4, axis=-1)
+    after = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    return sigmoid(o) * tanh(after), after
+
+
+def gru_cell(x_gates: Tensor, h_gates: Tensor, h: Tensor) -> Tensor:
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = ops.split(x_gates, 3, axis=-1), ops.split(h_gates, 3, axis=-1)
+    z, n = sigmoid(x_z + h_z), tanh(x_n + sigmoid(x_r + h_r) * h_n)
+    return (1 - z) * n + z * h
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     y = ops.matmul(x, weight)
     return y if bias is None else y + bias
@@ -221,11 +233,13 @@ compositions: dict[str, Callable[..., Any]] = {
     "embedding": embedding,
     "geglu": geglu,
     "gelu": gelu,
+    "gru_cell": gru_cell,
     "layer_norm": layer_norm,
     "linear": linear,
     "linear_cross_entropy": linear_cross_entropy,
     "log_softmax": log_softmax,
     "logsumexp": logsumexp,
+    "lstm_cell": lstm_cell,
     "mean": mean,
     "relu": relu,
     "rms_norm": rms_norm,

@@ -35,7 +35,7 @@ SHAPES: dict[str, Shape] = {
     "embedding": (8192, 256),
     "getitem": (8192, 256),
     "gru": (16, 64, 128),
-    "gru_cell": (2048, 768),
+    "gru_cell": (2048, 1536),
     "layer_norm": (2048, 768),
     "linear": (512, 768),
     "linear_cross_entropy": (512, 256),
