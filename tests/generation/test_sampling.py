@@ -85,6 +85,14 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p, expected):
     assert kept(keep_top_p(LOGITS, p)) == expected
 
 
+def test_four_equal_tokens():
+    """Probabilities of exactly a quarter: p and the drawn number may be sums of them."""
+    equal = np.zeros(4)
+    assert [len(kept(keep_top_p(equal, p))) for p in (0.25, 0.26, 0.5, 0.75, 1.0)] == [1, 2, 2, 3, 4]
+    assert [choose(equal, Sampling(), [], u) for u in (0.0, 0.24, 0.25, 0.5, 0.99)] == [0, 0, 1, 2, 3]
+    assert choose(np.array([-np.inf, 0.0]), Sampling(), [], 0.0) == 1
+
+
 def test_min_p_is_relative_to_the_likeliest():
     assert kept(keep_min_p(LOGITS, 0.29)) == [0, 1, 2]
     assert kept(keep_min_p(LOGITS, 0.31)) == [0, 1]

@@ -84,7 +84,7 @@ def keep_top_p(logits: Array, p: float) -> Array:
         sums = np.cumsum(np.sort(likely[ids])[::-1])
         if sums[-1] >= p:
             break
-    kept = keep_top_k(logits[ids], 1 + int((sums[:-1] < p).sum()))
+    kept = keep_top_k(logits[ids], 1 + int((sums < p).sum()))
     return only(ids[kept > -np.inf], logits)
 
 

@@ -46,7 +46,7 @@ def at(place, start, t, count, columns, like):
 
 @compiled
 def copy_strips(x, panels):
-    """The columns of x (n, c) as panels: panel p has ``x[:, p W : (p + 1) W]``, n rows of W; 0 for no column."""
+    """The columns of x (n, c) as panels: panel p has ``x[:, p W : (p + 1) W]``, n rows of W numbers."""
     width = block_columns(x)
     for p in range(len(panels) // len(x)):
         first, most = p * width, min(width, x.shape[1] - p * width)
@@ -54,8 +54,6 @@ def copy_strips(x, panels):
             source, target = row_of(x, k)[first : first + most], row_of(panels, p * len(x) + k)
             for j in range(most):
                 target[j] = source[j]
-            for j in range(most, width):
-                target[j] = 0
 
 
 @compiled(inline=True)
@@ -85,11 +83,9 @@ def times(x, panels, y, added):
 
 
 @compiled(inline=True)
-def zeros(rows, columns, like):
-    """An aligned matrix of zeros, in as many rows as a product takes."""
-    made = allocate(rounded(rows, ROWS), columns, like)
-    made[:] = 0
-    return made
+def room(count, columns, like):
+    """A matrix for `count` rows, in as many as a product takes at once; nobody looks at those beyond."""
+    return allocate(rounded(count, ROWS), columns, like)
 
 
 # -- rnn ---------------------------------------------------------------------------------------------------------------
@@ -100,8 +96,8 @@ def rnn_forward(low, high, sizes, like, weight, h, y):
     """Blocks of ROWS sequences; y holds what the inputs give, and becomes the states."""
     batch, time, n = sizes
     start, count = low * ROWS, min(high * ROWS, batch) - low * ROWS
-    panels, state = strips(weight, n, n, like), zeros(count, n, like)
-    given = zeros(count, rounded(n, block_columns(like)), like)
+    panels, state = strips(weight, n, n, like), room(count, n, like)
+    given = room(count, rounded(n, block_columns(like)), like)
     copy_rows(at(h, start, 0, count, n, like), state, like.dtype.type(1))
     for t in range(time):
         times(state, panels, given, False)
@@ -117,8 +113,8 @@ def rnn_forward(low, high, sizes, like, weight, h, y):
 def rnn_backward(low, high, sizes, like, weight, y, dy, dlast, da, dh):
     batch, time, n = sizes
     start, count = low * ROWS, min(high * ROWS, batch) - low * ROWS
-    panels, d = transposed_strips(weight, n, n, like), zeros(count, n, like)
-    back = zeros(count, rounded(n, block_columns(like)), like)
+    panels, d = transposed_strips(weight, n, n, like), room(count, n, like)
+    back = room(count, rounded(n, block_columns(like)), like)
     copy_rows(at(dlast, start, 0, count, n, like), back, like.dtype.type(1))
     for t in range(time - 1, -1, -1):
         hidden, arriving = at(y, start, t, count, n, like), at(dy, start, t, count, n, like)
@@ -171,8 +167,8 @@ def lstm_forward(low, high, sizes, like, weight, h, c, gates, y, cells):
     """Blocks of ROWS sequences; the gates hold what the inputs give, and become their activations."""
     batch, time, n = sizes
     start, count = low * ROWS, min(high * ROWS, batch) - low * ROWS
-    panels, state = strips(weight, n, 4 * n, like), zeros(count, n, like)
-    given = zeros(count, rounded(4 * n, block_columns(like)), like)
+    panels, state = strips(weight, n, 4 * n, like), room(count, n, like)
+    given = room(count, rounded(4 * n, block_columns(like)), like)
     copy_rows(at(h, start, 0, count, n, like), state, like.dtype.type(1))
     before = at(c, start, 0, count, n, like)
     for t in range(time):
@@ -191,8 +187,8 @@ def lstm_forward(low, high, sizes, like, weight, h, c, gates, y, cells):
 def lstm_backward(low, high, sizes, like, weight, activations, c, cells, dy, dlast, dlast_c, da, dh, dc):
     batch, time, n = sizes
     start, count = low * ROWS, min(high * ROWS, batch) - low * ROWS
-    panels, d = transposed_strips(weight, n, 4 * n, like), zeros(count, 4 * n, like)
-    back = zeros(count, rounded(n, block_columns(like)), like)
+    panels, d = transposed_strips(weight, n, 4 * n, like), room(count, 4 * n, like)
+    back = room(count, rounded(n, block_columns(like)), like)
     copy_rows(at(dlast, start, 0, count, n, like), back, like.dtype.type(1))
     through = at(dc, start, 0, count, n, like)
     copy_rows(at(dlast_c, start, 0, count, n, like), through, like.dtype.type(1))
@@ -234,8 +230,8 @@ def _(x, h, c, weight_x, weight_h, bias):
 def gru_forward(low, high, sizes, like, weight, bias, h, entering, activations, y):
     batch, time, n = sizes
     start, count = low * ROWS, min(high * ROWS, batch) - low * ROWS
-    panels, state = strips(weight, n, 3 * n, like), zeros(count, n, like)
-    given = zeros(count, rounded(3 * n, block_columns(like)), like)
+    panels, state = strips(weight, n, 3 * n, like), room(count, n, like)
+    given = room(count, rounded(3 * n, block_columns(like)), like)
     copy_rows(at(h, start, 0, count, n, like), state, like.dtype.type(1))
     added = at(bias, 0, 0, 1, 3 * n, like)
     for t in range(time):
@@ -253,8 +249,8 @@ def gru_forward(low, high, sizes, like, weight, bias, h, entering, activations, 
 def gru_backward(low, high, sizes, like, weight, activations, h, y, dy, dlast, da, dg, dh):
     batch, time, n = sizes
     start, count = low * ROWS, min(high * ROWS, batch) - low * ROWS
-    panels, d = transposed_strips(weight, n, 3 * n, like), zeros(count, 3 * n, like)
-    back = zeros(count, rounded(n, block_columns(like)), like)
+    panels, d = transposed_strips(weight, n, 3 * n, like), room(count, 3 * n, like)
+    back = room(count, rounded(n, block_columns(like)), like)
     copy_rows(at(dlast, start, 0, count, n, like), back, like.dtype.type(1))
     for t in range(time - 1, -1, -1):
         a, arriving = at(activations, start, t, count, 4 * n, like), at(dy, start, t, count, n, like)
