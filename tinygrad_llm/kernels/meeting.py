@@ -28,8 +28,8 @@ for good. Each has a cache line of its own."""
 PATIENCE = 1 << 12
 """Looks, about 40 us, after which a thread lets others run."""
 
-LOOKS = 1 << 13
-"""Looks, 0.1 to 0.4 ms, for which a thread of the pool waits for more work before it sleeps."""
+LOOKS = 1 << 12
+"""Looks, 50 to 200 us, for which a thread of the pool waits for more work before it sleeps."""
 
 MOMENT = 200
 """Pauses, 3 to 8 us."""
