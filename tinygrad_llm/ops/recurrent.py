@@ -20,14 +20,7 @@ import numpy as np
 
 from tinygrad_llm.operation import named_shape, op
 from tinygrad_llm.ops.products import linear, product, rows, sum_rows
-from tinygrad_llm.ops.recurrent_cells import (
-    gru_slopes,
-    gru_step,
-    gru_step_back,
-    lstm_slopes,
-    lstm_step,
-    lstm_step_back,
-)
+from tinygrad_llm.ops.recurrent_cells import gru_cell, gru_slopes, lstm_cell, lstm_slopes
 from tinygrad_llm.ops.samples import normal
 from tinygrad_llm.ops.through_time import (
     OF_BIAS,
@@ -175,8 +168,8 @@ def lstm(x, h, c, weight_x, weight_h, bias):
 
     Shapes: x (B, T, C), h and c (B, F) the states before the first step, weight_x (C, 4 F), weight_h (F, 4 F), bias
     (4 F,), y (B, T, F), and the last states h_T and c_T (B, F). The gates i, f, g and o are side by side. Saves x, h,
-    both weights, y, the cell states and the activations of the gates. From the last step to the first, `lstm_cell`
-    gives da_t and dc_(t-1) of dh_t and dc_t, and::
+    c, both weights, y, the cell states and what enters the gates: backward begins each step by computing its cell
+    again. From the last step to the first, `lstm_cell` gives da_t and dc_(t-1) of dh_t and dc_t, and::
 
         dh_t = dy_t + da_(t+1) W_h^T
 
@@ -190,20 +183,21 @@ def lstm(x, h, c, weight_x, weight_h, bias):
     """
     check_sequence("lstm", 4, x, h, c=c, weight_x=weight_x, weight_h=weight_h, bias=bias)
     entering, linear_vjp = linear.reference(x, weight_x, bias)
-    (batch, time, _), units = x.shape, h.shape[1]
-    activations = np.empty(entering.shape, np.result_type(entering, h, c, weight_h))
-    y = np.empty((batch, time, units), activations.dtype)
+    gates = entering.astype(np.result_type(entering, h, c, weight_h), copy=False)
+    y = np.empty((*x.shape[:2], h.shape[1]), gates.dtype)
     cells = np.empty_like(y)
     state, cell = h, c
-    for t in range(time):
-        state, cell, activations[:, t] = lstm_step(entering[:, t] + state @ weight_h, cell)
+    for t in range(x.shape[1]):
+        gates[:, t] += state @ weight_h
+        (state, cell), _ = lstm_cell.reference(gates[:, t], cell)
         y[:, t], cells[:, t] = state, cell
 
     def vjp(dys):
         dy, dh, dc = dys
-        da, before = np.empty_like(activations), states_before(c, cells)
-        for t in reversed(range(time)):
-            da[:, t], dc = lstm_step_back(activations[:, t], before[:, t], cells[:, t], dy[:, t] + dh, dc)
+        da, before = np.empty_like(gates), states_before(c, cells)
+        for t in reversed(range(gates.shape[1])):
+            _, cell_vjp = lstm_cell.reference(gates[:, t], before[:, t])
+            da[:, t], dc = cell_vjp((dy[:, t] + dh, dc))
             dh = da[:, t] @ weight_h.T
         dx, dweight_x, dbias = linear_vjp(da)
         return dx, dh, dc, dweight_x, lambda: product(rows(states_before(h, y)).T, rows(da)), dbias
@@ -222,15 +216,15 @@ def lstm_forms(x, h, c, weight_x, weight_h, bias, dy):
         of_gates.append(np.block([[each[..., None] * eye for each in of] for of in by_gates]))
         by_cell = np.concatenate([each[..., None] * eye for each in by_cell], axis=1)
         of_state.append(np.concatenate((of_gates[-1] @ weight_h.T, by_cell), axis=2))
-        cells.append(lstm_step(gates, cells[-1])[1])
+        cells.append(lstm_cell.reference(gates, cells[-1])[0][1])
     dys = np.concatenate((dy[0], np.zeros(y.shape)), axis=2)
     for why, da, dfirst in time_forms(dys, np.concatenate(dy[1:], axis=1), of_state, of_gates):
         why = f"{why}; here `s_t` is `h_t` and `c_t` together, and `lstm_cell` gives the derivatives of one step"
         yield why, side_by_side(da, entering.shape), dfirst[:, :units], dfirst[:, units:]
     dh, dc, da = dy[1], dy[2], np.zeros(entering.shape)
     for t in reversed(range(x.shape[1])):
-        activations = lstm_step(entering[:, t], cells[t])[2]
-        da[:, t], dc = lstm_step_back(activations, cells[t], cells[t + 1], dy[0][:, t] + dh, dc)
+        _, cell_vjp = lstm_cell.reference(entering[:, t], cells[t])
+        da[:, t], dc = cell_vjp((dy[0][:, t] + dh, dc))
         dh = da[:, t] @ weight_h.T
     yield (
         "the derivatives of a cell are diagonal: its own formulas give `da_t` and `dc_(t-1)`; `h_t` enters the next "
@@ -291,8 +285,8 @@ def gru(x, h, weight_x, weight_h, bias_x, bias_h):
     Shapes: x (B, T, C), h (B, F) the state before the first step, weight_x (C, 3 F), weight_h (F, 3 F), bias_x and
     bias_h (3 F,), y (B, T, F), and the last state h_T (B, F). The gates r, z and n are side by side. There are two
     biases because the reset gate multiplies one of them: see `gru_cell`. Saves x, h, both weights, y and the
-    activations of the gates. From the last step to the first, `gru_cell` gives da_t, dg_t and the direct part of
-    dh_(t-1), for the projections ``a_t = x_t W_x + b_x`` and ``g_t = h_(t-1) W_h + b_h``, and::
+    projections ``a_t = x_t W_x + b_x`` and ``g_t = h_(t-1) W_h + b_h``: backward begins each step by computing its cell
+    again. From the last step to the first, `gru_cell` gives da_t, dg_t and the direct part of dh_(t-1), and::
 
         dh_t = dy_t + dg_(t+1) W_h^T + dh_(t+1) z_(t+1)
 
@@ -305,21 +299,19 @@ def gru(x, h, weight_x, weight_h, bias_x, bias_h):
     """
     check_sequence("gru", 3, x, h, weight_x=weight_x, weight_h=weight_h, bias_x=bias_x, bias_h=bias_h)
     entering, linear_vjp = linear.reference(x, weight_x, bias_x)
-    (batch, time, _), units = x.shape, h.shape[1]
-    activations = np.empty((batch, time, 4 * units), np.result_type(entering, h, weight_h, bias_h))
-    y = np.empty((batch, time, units), activations.dtype)
+    from_states = np.empty(entering.shape, np.result_type(entering, h, weight_h, bias_h))
+    y = np.empty((*x.shape[:2], h.shape[1]), from_states.dtype)
     state = h
-    for t in range(time):
-        state, activations[:, t] = gru_step(entering[:, t], state @ weight_h + bias_h, state)
-        y[:, t] = state
+    for t in range(x.shape[1]):
+        from_states[:, t] = state @ weight_h + bias_h
+        y[:, t] = state = gru_cell.reference(entering[:, t], from_states[:, t], state)[0]
 
     def vjp(dys):
         dy, dh = dys
-        da = np.empty((batch, time, 3 * units), y.dtype)
-        dg = np.empty_like(da)
-        before = states_before(h, y)
-        for t in reversed(range(time)):
-            da[:, t], dg[:, t], direct = gru_step_back(activations[:, t], before[:, t], dy[:, t] + dh)
+        da, dg, before = np.empty_like(entering), np.empty_like(entering), states_before(h, y)
+        for t in reversed(range(entering.shape[1])):
+            _, cell_vjp = gru_cell.reference(entering[:, t], from_states[:, t], before[:, t])
+            da[:, t], dg[:, t], direct = cell_vjp(dy[:, t] + dh)
             dh = dg[:, t] @ weight_h.T + direct
         dx, dweight_x, dbias_x = linear_vjp(da)
         return dx, dh, dweight_x, lambda: product(rows(before).T, rows(dg)), dbias_x, lambda: sum_rows(dg)
@@ -345,8 +337,9 @@ def gru_forms(x, h, weight_x, weight_h, bias_x, bias_h, dy):
         yield why, da[..., :width], dfirst, da[..., width:]
     dh, da, dg = dy[1], np.zeros((*x.shape[:2], width)), np.zeros((*x.shape[:2], width))
     for t in reversed(range(x.shape[1])):
-        activations = gru_step(x[:, t] @ weight_x + bias_x, before[:, t] @ weight_h + bias_h, before[:, t])[1]
-        da[:, t], dg[:, t], direct = gru_step_back(activations, before[:, t], dy[0][:, t] + dh)
+        gates = x[:, t] @ weight_x + bias_x, before[:, t] @ weight_h + bias_h
+        _, cell_vjp = gru_cell.reference(*gates, before[:, t])
+        da[:, t], dg[:, t], direct = cell_vjp(dy[0][:, t] + dh)
         dh = dg[:, t] @ weight_h.T + direct
     yield (
         "the derivatives of a cell are diagonal: its own formulas give `da_t`, `dg_t` and what `h_(t-1)` receives "

@@ -33,21 +33,10 @@ def slope(a):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def lstm_step(gates, c):
-    """(h, c', activations) of `lstm_cell`."""
+def lstm_gates(gates):
+    """The activations i, f, g and o."""
     i, f, g, o = np.split(gates, 4, axis=-1)
-    i, f, g, o = stable_sigmoid(i), stable_sigmoid(f), np.tanh(g), stable_sigmoid(o)
-    after = f * c + i * g
-    return o * np.tanh(after), after, np.concatenate((i, f, g, o), axis=-1)
-
-
-def lstm_step_back(activations, c, after, dh, dafter):
-    """(dgates, dc) of `lstm_cell`, from the cotangents of h and c'."""
-    i, f, g, o = np.split(activations, 4, axis=-1)
-    t = np.tanh(after)
-    total = dafter + dh * o * (1 - t * t)
-    parts = total * g * i * (1 - i), total * c * f * (1 - f), total * i * (1 - g * g), dh * t * o * (1 - o)
-    return np.concatenate(parts, axis=-1), total * f
+    return stable_sigmoid(i), stable_sigmoid(f), np.tanh(g), stable_sigmoid(o)
 
 
 @op
@@ -65,19 +54,23 @@ def lstm_cell(gates, c):
         d = dc' + dh o (1 - tanh(c')^2)     dc = d f
         da_i = d g i (1 - i)     da_f = d c f (1 - f)     da_g = d i (1 - g^2)     da_o = dh tanh(c') o (1 - o)
 
-    Saves c, c' and the activations i, f, g and o; tanh(c') is computed again. The sigmoid takes no exponential of a
+    Saves c, tanh(c') and the activations i, f, g and o. The sigmoid takes no exponential of a
     positive number: gates of +-1e4 are as safe as others. Where f is 1 and i is 0 a cell state, and its gradient, is
     handed on as it is, which is what the cell was made for. PyTorch's order of the gates. Source: Hochreiter and
     Schmidhuber 1997; with the forget gate f: Gers, Schmidhuber, Cummins 2000.
     """
     check_gates("lstm_cell", 4, c, "c", gates=gates)
-    h, after, activations = lstm_step(gates, c)
+    i, f, g, o = lstm_gates(gates)
+    after = f * c + i * g
+    t = np.tanh(after)
 
     def vjp(dys):
         dh, dafter = dys
-        return lstm_step_back(activations, c, after, dh, dafter)
+        total = dafter + dh * o * (1 - t * t)
+        parts = total * g * i * (1 - i), total * c * f * (1 - f), total * i * (1 - g * g), dh * t * o * (1 - o)
+        return np.concatenate(parts, axis=-1), total * f
 
-    return (h, after), vjp
+    return (o * t, after), vjp
 
 
 def lstm_slopes(gates, c):
@@ -101,8 +94,8 @@ def _(gates, c, dy):
         "`g s'(a_i)`, `c s'(a_f)`, `i / cosh^2 a_g` and 0, with `s'(a) = e^-a / (1 + e^-a)^2`",
         np.concatenate([diagonal(dh, x) + diagonal(dafter, y) for x, y in zip(of_h, of_c, strict=True)], axis=-1),
     )
-    _, after, activations = lstm_step(gates, c)
-    i, f, g, o = np.split(activations, 4, axis=-1)
+    i, f, g, o = lstm_gates(gates)
+    after = f * c + i * g
     t = np.tanh(after)
     d = dafter + dh * o / np.cosh(after) ** 2
     parts = d * of_c[0], d * of_c[1], d * of_c[2], dh * of_h[3]
@@ -125,8 +118,8 @@ def _(gates, c, dy):
         "`∂h/∂c = f o / cosh^2 c'`",
         diagonal(dh, of_h) + diagonal(dafter, of_c),
     )
-    _, after, activations = lstm_step(gates, c)
-    _, f, _, o = np.split(activations, 4, axis=-1)
+    i, f, g, o = lstm_gates(gates)
+    after = f * c + i * g
     yield "only the term `j = k` is left; `f` is a common factor", (dafter + dh * o / np.cosh(after) ** 2) * f
     yield "`1/cosh^2 c' = 1 - tanh^2 c'`", (dafter + dh * o * (1 - np.tanh(after) ** 2)) * f
 
@@ -139,20 +132,11 @@ def _(rng, shape=(2, 12)):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def gru_step(x_gates, h_gates, h):
-    """(h', activations) of `gru_cell`; the activations are r, z, n and m side by side."""
+def gru_gates(x_gates, h_gates):
+    """The activations r, z and n, and h_n, which r multiplies, as m."""
     (x_r, x_z, x_n), (h_r, h_z, m) = np.split(x_gates, 3, axis=-1), np.split(h_gates, 3, axis=-1)
     r, z = stable_sigmoid(x_r + h_r), stable_sigmoid(x_z + h_z)
-    n = np.tanh(x_n + r * m)
-    return n + z * (h - n), np.concatenate((r, z, n, m), axis=-1)
-
-
-def gru_step_back(activations, h, dafter):
-    """(dx_gates, dh_gates, dh) of `gru_cell`, from the cotangent of h'."""
-    r, z, n, m = np.split(activations, 4, axis=-1)
-    dn = dafter * (1 - z) * (1 - n * n)
-    dr, dz = dn * m * r * (1 - r), dafter * (h - n) * z * (1 - z)
-    return np.concatenate((dr, dz, dn), axis=-1), np.concatenate((dr, dz, dn * r), axis=-1), dafter * z
+    return r, z, np.tanh(x_n + r * m), m.copy()
 
 
 @op
@@ -175,12 +159,14 @@ def gru_cell(x_gates, h_gates, h):
     Source: Cho et al. 2014, arXiv:1406.1078, where r multiplies h.
     """
     check_gates("gru_cell", 3, h, "h", x_gates=x_gates, h_gates=h_gates)
-    after, activations = gru_step(x_gates, h_gates, h)
+    r, z, n, m = gru_gates(x_gates, h_gates)
 
     def vjp(dafter):
-        return gru_step_back(activations, h, dafter)
+        dn = dafter * (1 - z) * (1 - n * n)
+        dr, dz = dn * m * r * (1 - r), dafter * (h - n) * z * (1 - z)
+        return np.concatenate((dr, dz, dn), axis=-1), np.concatenate((dr, dz, dn * r), axis=-1), dafter * z
 
-    return after, vjp
+    return n + z * (h - n), vjp
 
 
 def gru_slopes(x_gates, h_gates, h):
@@ -206,7 +192,7 @@ def gru_gate_forms(slopes, gates, result, dy):
 
 @gru_cell.derivation("x_gates")
 def _(x_gates, h_gates, h, dy):
-    r, z, n, m = np.split(gru_step(x_gates, h_gates, h)[1], 4, axis=-1)
+    r, z, n, m = gru_gates(x_gates, h_gates)
     dn = dy * (1 - z) * (1 - n * n)
     result = dn * m * r * (1 - r), dy * (h - n) * z * (1 - z), dn
     special = "`x_n` enters the tanh as it is"
@@ -215,7 +201,7 @@ def _(x_gates, h_gates, h, dy):
 
 @gru_cell.derivation("h_gates")
 def _(x_gates, h_gates, h, dy):
-    r, z, n, m = np.split(gru_step(x_gates, h_gates, h)[1], 4, axis=-1)
+    r, z, n, m = gru_gates(x_gates, h_gates)
     dn = dy * (1 - z) * (1 - n * n)
     result = dn * m * r * (1 - r), dy * (h - n) * z * (1 - z), dn * r
     special = "`h_n` enters the tanh with the factor `r`"
