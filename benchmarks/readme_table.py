@@ -1,6 +1,6 @@
 """The README's table of speeds, in Markdown, from what ``tinygrad-llm bench --json`` has written.
 
-tinygrad-llm bench train --against torch --threads 1,2 --json speeds.json
+tinygrad-llm bench train decode --against torch --threads 2,1 --json speeds.json
 python benchmarks/readme_table.py speeds.json
 """
 

@@ -200,3 +200,10 @@ def test_the_table_of_the_readme(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["readme_table.py"])
     with pytest.raises(SystemExit, match="usage"):
         runpy.run_path(str(script), run_name="__main__")
+
+
+def test_several_groups_are_measured_in_one_run(capsys, asked):
+    call(capsys, "train", "decode", "train")
+    assert asked[0][0] == ("train", "decode")
+    call(capsys)
+    assert asked[1][0] == ("kernels", "train", "decode", "tokenizer")

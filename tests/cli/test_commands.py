@@ -15,6 +15,7 @@ from tinygrad_llm import threads
 from tinygrad_llm.cli import arguments
 from tinygrad_llm.cli.main import main
 from tinygrad_llm.threads import set_threads, thread_count
+from tinygrad_llm.training import pretraining
 
 SMALL = (
     *("--steps=6", "--batch-size=2", "--context=16", "--vocab-size=280"),
@@ -100,6 +101,26 @@ def test_eval_measures_the_held_out_text_or_another(run, text, capsys):
     assert held_out.keys() == {"loss", "perplexity", "bits_per_byte", "tokens", "bytes"}
     other = dict(line.split() for line in call(capsys, "eval", run, "--data", text)[1].replace(",", "").splitlines())
     assert int(other["bytes"]) == len(text.read_bytes())
+
+
+def test_eval_tells_what_fewer_bits_cost(run, capsys, monkeypatch):
+    rounded = []
+    real = pretraining.quantize
+
+    def spy(model, kind, progress):
+        rounded.append(kind)
+        real(model, kind, progress)
+
+    monkeypatch.setattr(pretraining, "quantize", spy)
+    losses = {}
+    for weights in ("float32", "int8", "int4"):
+        status, output, _ = call(capsys, "eval", run, "--weights", weights)
+        assert status == 0
+        losses[weights] = float(output.split()[1])
+    assert rounded == ["int8", "int4"]
+    assert losses["int8"] == pytest.approx(losses["float32"], rel=0.01)
+    assert losses["int4"] == pytest.approx(losses["float32"], rel=0.05)
+    assert call(capsys, "eval", run, "--weights", "int2")[0] == 2
 
 
 def test_tokenizer_commands(text, tmp_path, capsys, monkeypatch):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
-from tinygrad_llm.training import evaluate_run
+from tinygrad_llm.training import WeightKind, evaluate_run
 
 
-def evaluate(model: Path, *, data: str = "", threads: Threads = None) -> int:
+def evaluate(model: Path, *, data: str = "", weights: WeightKind = "float32", threads: Threads = None) -> int:
     """Measure a trained model: loss, perplexity and bits per byte.
 
     Parameters
@@ -18,9 +18,11 @@ def evaluate(model: Path, *, data: str = "", threads: Threads = None) -> int:
         Folder that tinygrad-llm train wrote.
     data
         File or folder of UTF-8 text; by default the text that the run held out.
+    weights
+        Bits of a weight: what `generate` would lose by fewer of them.
     """
     use_threads(threads)
-    measured = evaluate_run(model, data, plain_console(stderr=True))
+    measured = evaluate_run(model, data, plain_console(stderr=True), weights)
     for name, value in measured.items():
         print(f"{name:<16} {value:,.4f}" if isinstance(value, float) else f"{name:<16} {value:,}")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -12,10 +12,9 @@ from cyclopts.validators import Number
 from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.generation import Sampling, generate_text
+from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.nn.packing import pack_parameters
-from tinygrad_llm.nn.quantized import quantize
-from tinygrad_llm.training import load_run
-from tinygrad_llm.training.progress import counting
+from tinygrad_llm.training import WeightKind, load_rounded
 
 
 def generate(
@@ -26,7 +25,7 @@ def generate(
     seed: int = 0,
     stop: tuple[str, ...] = (),
     cache: bool = True,
-    weights: Literal["float32", "int8", "int4"] = "float32",
+    weights: WeightKind = "float32",
     threads: Threads = None,
     sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(temperature=0.8, top_p=0.95),  # noqa: B008 - frozen
 ) -> int:
@@ -50,12 +49,10 @@ def generate(
         Bits of a weight: fewer are faster, and change the text a little (int8) or more (int4).
     """
     use_threads(threads)
-    network, tokenizer = load_run(model)
+    keep_freed_memory()
+    network, tokenizer = load_rounded(model, weights, plain_console(stderr=True))
     if weights == "float32":
         pack_parameters(network)
-    else:
-        with counting(plain_console(stderr=True), f"rounding the weights to {weights}") as progress:
-            quantize(network, weights, progress)
     single = len(prompt) == 1
 
     def show(row: int, text: str) -> None:

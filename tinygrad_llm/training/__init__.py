@@ -2,13 +2,23 @@
 
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import Batch, Task, train, training_step
-from tinygrad_llm.training.pretraining import evaluate_run, load_run, pretrain, read_corpus, train_tokenizer
+from tinygrad_llm.training.pretraining import (
+    WeightKind,
+    evaluate_run,
+    load_rounded,
+    load_run,
+    pretrain,
+    read_corpus,
+    train_tokenizer,
+)
 
 __all__ = [
     "Batch",
     "Task",
     "TrainConfig",
+    "WeightKind",
     "evaluate_run",
+    "load_rounded",
     "load_run",
     "pretrain",
     "read_corpus",

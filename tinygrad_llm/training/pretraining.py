@@ -13,7 +13,7 @@ import shlex
 import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -35,6 +35,7 @@ from tinygrad_llm.data import (
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.models import GPT
+from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
@@ -45,6 +46,9 @@ from tinygrad_llm.training.loop import Batch, train
 from tinygrad_llm.training.metrics import past_losses, read_metrics
 from tinygrad_llm.training.progress import Progress, counting, waiting
 from tinygrad_llm.training.signals import StopRequest
+
+WeightKind = Literal["float32", "int8", "int4"]
+"""How the weights of a model that is used are kept."""
 
 MEASURED_DURING, MEASURED_AFTER, COUNTED = 16_384, 262_144, 8_000_000
 """Tokens of held-out text that are measured during and after training, and tokens that the bigram model counts: all of
@@ -345,9 +349,18 @@ def load_run(run: Path) -> tuple[GPT, Tokenizer]:
     return model, tokenizer
 
 
-def evaluate_run(run: Path, data: str, console: Console) -> dict[str, Any]:
-    """Loss, perplexity and bits per byte of a run on `data`, or on the text that it held out."""
+def load_rounded(run: Path, weights: WeightKind, console: Console) -> tuple[GPT, Tokenizer]:
+    """`load_run`, with the weights in fewer bits unless they are to be float32."""
     model, tokenizer = load_run(run)
+    if weights != "float32":
+        with counting(console, f"rounding the weights to {weights}") as progress:
+            quantize(model, weights, progress)
+    return model, tokenizer
+
+
+def evaluate_run(run: Path, data: str, console: Console, weights: WeightKind = "float32") -> dict[str, Any]:
+    """Loss, perplexity and bits per byte of a run on `data`, or on the text that it held out."""
+    model, tokenizer = load_rounded(run, weights, console)
     if data:
         with tempfile.TemporaryDirectory() as folder, waiting(console, "measuring"):
             tokens = write_tokens(TextFiles(data), tokenizer, Path(folder) / "tokens")
