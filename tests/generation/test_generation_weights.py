@@ -1,15 +1,12 @@
 """``tinygrad-llm generate --weights``: the same run in fewer bits."""
 
-import sys
-
 import pytest
 
 from tinygrad_llm.cli.main import main
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.nn import quantize
 from tinygrad_llm.tokenizer import Tokenizer
-
-command = sys.modules["tinygrad_llm.cli.generate"]  # the package has a function of that name too
+from tinygrad_llm.training import pretraining
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,7 @@ def test_weights_in_fewer_bits(capsys, run, monkeypatch):
         quantize(model, kind, progress)
         made.append((kind, model.blocks[1].mlp.up.kind))
 
-    monkeypatch.setattr(command, "quantize", noting)
+    monkeypatch.setattr(pretraining, "quantize", noting)
     status, exact, told = generated(capsys, run)
     assert (status, told, made) == (0, "", [])
     assert generated(capsys, run, "--weights", "float32") == (status, exact, told)

@@ -147,6 +147,7 @@ def test_what_it_does_not_know_is_declined():
     assert step(model, cache, np.repeat(x, 2, axis=0)) is NotImplemented
     assert step(model, cache, x.astype(np.float64)) is NotImplemented
     assert step(model, prompted(model, np.float64), x) is NotImplemented
+    assert step(model, KVCache(CONFIG, 2), x) is NotImplemented, "a cache of two sequences"
     for layer in cache.layers:
         layer.length = CONFIG.context
     assert step(model, cache, x) is NotImplemented, "the cache is full"

@@ -257,8 +257,8 @@ def _(x, blocks, positions, mask, caches):
         return NotImplemented
     if not all(type(block) is LlamaBlock for block in blocks) or not all(type(c) is LayerKV for c in caches):
         return NotImplemented
-    length, (_, kv_heads, capacity, width) = caches[0].length, caches[0].keys.shape
-    if length >= capacity or any(cache.length != length for cache in caches):
+    length, (batch, kv_heads, capacity, width) = caches[0].length, caches[0].keys.shape
+    if batch != 1 or length >= capacity or any(cache.length != length for cache in caches):
         return NotImplemented
     plan = plan_for(blocks, caches)
     if plan is None or plan.kind is None:
