@@ -13,7 +13,3 @@ the vjp. What makes the loops fast (all measured):
 - Sums are allowed to be reordered (`compiled`), so that they are added eight or sixteen at a time.
 - `exp` and `tanh` are polynomials (`kernels/elementary.py`), since LLVM does not vectorise those of the C library.
 """
-
-from tinygrad_llm.kernels import meeting  # the pool waits with it
-
-__all__ = ["meeting"]

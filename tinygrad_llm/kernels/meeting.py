@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import extending
 from numba.core import cgutils, types
 
-from tinygrad_llm import pool, threads
+from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
 
 intrinsic: Any = extending.intrinsic  # what it makes is called without the context of typing
@@ -133,9 +133,6 @@ def watch(numbers, place, value):
     if 0 < looks < LOOKS:
         for _ in range(MOMENT):
             pause()
-
-
-pool.watch_with(watch)
 
 
 @compiled(inline=True)

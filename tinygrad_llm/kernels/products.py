@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinygrad_llm import threads
+from tinygrad_llm import pool, threads
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.layout import BLOCK, least_blocks, matrix, same_float
+from tinygrad_llm.kernels.meeting import watch
 from tinygrad_llm.ops.products import product, sum_rows
+
+pool.watch_with(watch)
 
 FEW = 4
 """Rows up to which these loops read the matrix faster than BLAS."""
