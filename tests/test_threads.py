@@ -120,10 +120,10 @@ def test_an_error_in_any_piece_is_raised_and_the_workers_go_on(four_threads):
 
 
 class Interrupted:
-    """A lock at whose first acquisition a signal arrives, before it or after it."""
+    """A lock at whose first acquisition a signal arrives, before it or after it, and its handler raises an error."""
 
-    def __init__(self, after):
-        self.lock, self.left, self.after = threading.Lock(), 1, after
+    def __init__(self, after, error):
+        self.lock, self.left, self.after, self.error = threading.Lock(), 1, after, error
         self.lock.acquire()
         self.release = self.lock.release
 
@@ -132,7 +132,7 @@ class Interrupted:
         if self.left < 0 or self.after:
             self.lock.acquire()
         if self.left == 0:
-            raise KeyboardInterrupt
+            raise self.error
 
 
 def slowly(low, high, seen, begun):
@@ -146,19 +146,20 @@ def slowly(low, high, seen, begun):
     seen[low:high] += 1
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
 @pytest.mark.parametrize("after", [False, True])
-def test_an_interrupt_waits_for_what_is_being_written(four_threads, monkeypatch, after):
+def test_an_interrupt_waits_for_what_is_being_written(four_threads, monkeypatch, after, error):
     real = pool.Piece
 
     def piece(*arguments):
         made = real(*arguments)
-        made._end = Interrupted(after)
+        made._end = Interrupted(after, error)
         return made
 
     seen = np.zeros(8, int)
     monkeypatch.setattr(pool, "watch", lambda *numbers: None)
     monkeypatch.setattr(pool, "Piece", piece)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         threads.run(slowly, 8, seen, [])
     assert (seen == 1).all()
     monkeypatch.setattr(pool, "Piece", real)
@@ -240,6 +241,32 @@ def test_a_run_inside_a_run_and_runs_from_two_threads_are_whole(four_threads):
     for other in others:
         other.join()
     assert (seen == 2).all()
+
+
+@pytest.mark.parametrize("sharing", [threads.run, threads.together])
+def test_an_interrupt_between_two_calls_leaves_the_pool_free(four_threads, sharing):
+    """Signals are looked at when a call returns: here one has arrived each time that a C function does."""
+
+    def interrupt(frame, event, function):
+        if event == "c_return" and frame.f_code is sharing.__code__:
+            returned.append(function)
+            if len(returned) == number:
+                raise KeyboardInterrupt
+
+    given = (lambda low, high: None, 8) if sharing is threads.run else (lambda thread, count: None, lambda: None, 4)
+    for number in range(1, 20):
+        returned = []
+        try:
+            sys.setprofile(interrupt)
+            sharing(*given)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert not threads._busy.locked(), returned[-1]
+        if len(returned) < number:
+            break
+    assert 3 < number < 19, "every one had its turn"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

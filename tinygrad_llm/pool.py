@@ -66,15 +66,16 @@ class Piece:
 
     def wait(self, worker: Worker, number: int) -> BaseException | None:
         """Wait for the end, whatever happens: the work writes into the caller's arrays. Returns what was raised."""
-        interrupt: BaseException | None = None
+        raised: BaseException | None = None
         while not self._finished:
             try:
-                watch(worker.numbers, FINISHED, number - 1)
+                if raised is None:
+                    watch(worker.numbers, FINISHED, number - 1)
                 if not self._finished:
                     self._end.acquire()
-            except KeyboardInterrupt as pressed:
-                interrupt = pressed
-        return interrupt or self._error
+            except BaseException as error:  # Ctrl-C, or what another signal's handler raises, as that of a time limit
+                raised = error
+        return raised or self._error
 
 
 class Worker:

@@ -117,6 +117,8 @@ def _core(processor: int) -> tuple[str, ...]:
 
 
 _busy = threading.Lock()
+"""Held while the pool works. Looked at, and then taken by ``with``: an interrupt after ``acquire`` has returned, and
+before ``try``, would leave it locked, and all that follows to one thread."""
 
 
 def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1) -> None:
@@ -126,14 +128,12 @@ def run(kernel: Callable[..., Any], length: int, *arguments: Any, least: int = 1
     while another thread of the program is in here runs in one piece.
     """
     count = min(thread_count(), length // max(1, least))
-    if count < 2 or not _busy.acquire(blocking=False):
+    if count < 2 or _busy.locked():
         kernel(0, length, *arguments)
         return
-    try:
+    with _busy:
         edges = [length * piece // count for piece in range(count + 1)]
         pool.at_once(kernel, [(low, high, *arguments) for low, high in itertools.pairwise(edges)])
-    finally:
-        _busy.release()
 
 
 def together(part: Callable[[int, int], None], leave: Callable[[], None], most: int) -> None:
@@ -143,13 +143,11 @@ def together(part: Callable[[int, int], None], leave: Callable[[], None], most: 
     it any more. A call while another thread of the program is in here or in `run` has one thread.
     """
     count = min(thread_count(), most)
-    if count < 2 or not _busy.acquire(blocking=False):
+    if count < 2 or _busy.locked():
         part(0, 1)
         return
-    try:
+    with _busy:
         pool.at_once(part, [(thread, count) for thread in range(count)], leave)
-    finally:
-        _busy.release()
 
 
 def _free_after_fork() -> None:
