@@ -17,10 +17,12 @@ from tinygrad_llm import pool, threads
 
 
 @pytest.fixture
-def unsettled(monkeypatch):
-    """No number of threads yet, an empty environment, and afterwards everything as it was."""
+def unsettled(monkeypatch, tmp_path):
+    """No number of threads yet, an empty environment, no container, and afterwards everything as it was."""
     before = threads.thread_count()
     monkeypatch.setattr(threads, "_threads", None)
+    monkeypatch.setattr(threads, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(threads, "CONTROL", tmp_path / "control")
     for name in (*threads.SETTINGS, *threads.LOCAL_RANKS):
         monkeypatch.delenv(name, raising=False)
     yield monkeypatch
@@ -88,6 +90,48 @@ def test_hyperthreads_do_not_count_and_ranks_share(unsettled):
     assert threads.default_threads() == 1
     unsettled.setattr(threads.os, "cpu_count", lambda: 64)  # the launcher gave this rank 8 of 64: they are its own
     assert threads.default_threads() == 4
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "expected"),
+    [
+        ("0::/pod/box\n", {"pod/box/cpu.max": "250000 100000\n"}, 3),
+        ("0::/pod/box\n", {"pod/box/cpu.max": "max 100000\n", "pod/cpu.max": "50000 100000\n"}, 1),
+        ("0::/pod/box\n", {"pod/box/cpu.max": "400000 100000\n", "pod/cpu.max": "200000 100000\n"}, 2),
+        ("0::/seen/from/outside\n", {"cpu.max": "600000 200000\n"}, 3),
+        ("0::/box\n", {"box/cpu.max": "9900000 100000\n"}, 8),
+        ("0::/box\n", {"other/cpu.max": "100000 100000\n", "box/memory.max": "7\n"}, 8),
+        ("3:cpuset:/a\n2:cpu,cpuacct:/b\n0::/\n", {"cpu/b/cpu.cfs": "150000 50000"}, 3),
+        ("2:cpu,cpuacct:/b\n", {"cpu/b/cpu.cfs": "-1 100000", "cpu/cpu.cfs": "200000 100000"}, 2),
+        ("3:cpuset:/b\n", {"cpuset/b/cpu.cfs": "100000 100000", "cpu/b/cpu.cfs": "100000 100000"}, 8),
+        ("\nnonsense\n0::/box\n", {"box/cpu.max": "nonsense", "cpu.max": "two 3"}, 8),
+        (None, {"cpu.max": "100000 100000"}, 8),
+    ],
+)
+def test_a_containers_processor_time_is_counted(unsettled, membership, files, expected):
+    unsettled.setattr(threads, "allowed_processors", lambda: list(range(8)))
+    unsettled.setattr(threads, "_core", lambda processor: (str(processor),))
+    if membership is not None:
+        threads.MEMBERSHIP.write_text(membership, encoding="utf-8")
+    for name, text in files.items():
+        file = threads.CONTROL / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.name == "cpu.cfs":
+            for part, number in zip(("quota", "period"), text.split(), strict=True):
+                file.with_name(f"cpu.cfs_{part}_us").write_text(f"{number}\n", encoding="utf-8")
+        else:
+            file.write_text(text, encoding="utf-8")
+    assert threads.default_threads() == expected
+
+
+def test_ranks_share_a_containers_processor_time(unsettled, tmp_path):
+    unsettled.setattr(threads, "allowed_processors", lambda: list(range(8)))
+    unsettled.setattr(threads.os, "cpu_count", lambda: 8)
+    unsettled.setattr(threads, "_core", lambda processor: (str(processor),))
+    unsettled.setattr(threads, "_control_groups", lambda: [tmp_path])
+    (tmp_path / "cpu.max").write_text("350000 100000", encoding="utf-8")
+    unsettled.setenv("MPI_LOCALNRANKS", "2")
+    assert threads.default_threads() == 2
 
 
 def covered(low, high, seen, calls):

@@ -1,7 +1,8 @@
 """One number of threads for everything: NumPy's BLAS and our kernels.
 
 It is what `set_threads` was given, or `TINYGRAD_LLM_THREADS`, or what BLAS would obey (`OPENBLAS_NUM_THREADS` and its
-like), or else the physical cores that this process may use, shared out among the ranks of this machine under MPI.
+like), or else the physical cores that this process may use, though no more than the processor time of its container is
+worth, shared out among the ranks of this machine under MPI.
 
 A kernel is a compiled function ``kernel(low, high, ...)`` that works on a range of independent units (rows, heads)
 without Python's lock; `run` cuts the range into one piece for each thread of our own pool (see `pool.py`).
@@ -10,6 +11,7 @@ without Python's lock; `run` cuts the range into one piece for each thread of ou
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -84,9 +86,10 @@ def _from_environment() -> int | None:
 
 
 def default_threads() -> int:
-    """The physical cores that this process may use, divided by the ranks that MPI started on this machine."""
+    """The physical cores, and the processor time, that this process may use, divided by this machine's MPI ranks."""
     allowed = allowed_processors()
     cores = len({_core(processor) for processor in allowed})
+    cores = math.ceil(min([cores, *map(_quota, _control_groups())]))
     ranks = next((int(os.environ[n]) for n in LOCAL_RANKS if os.environ.get(n, "").isdecimal()), 1)
     if len(allowed) < (os.cpu_count() or 1):  # the launcher has given this rank processors of its own
         ranks = 1
@@ -111,6 +114,38 @@ def _core(processor: int) -> tuple[str, ...]:
         return tuple((folder / name).read_text().strip() for name in ("physical_package_id", "core_id"))
     except OSError:
         return (str(processor),)
+
+
+MEMBERSHIP, CONTROL = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+"""Where Linux says in which control groups this process is, and where they are: a container is made of such."""
+
+
+def _control_groups() -> list[Path]:
+    """The folders that may limit processor time, of version 2 or 1: those of this process, and all above them."""
+    try:
+        lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return []
+    folders = []
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if not controllers or "cpu" in controllers.split(","):
+            group = CONTROL / ("cpu" if controllers else "") / path.lstrip("/")
+            folders += [group, *group.parents]
+    return folders
+
+
+def _quota(group: Path) -> float:
+    """How many processors' time its processes may use; infinity without a limit."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+            quota, period = ((group / name).read_text(encoding="utf-8") for name in names)
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError):  # no limits are kept here, or "max"
+        return math.inf
 
 
 # ---------------------------------------------------------------------------------------------------------------------
