@@ -321,7 +321,7 @@ def test_more_threads_than_processors_are_not_used(run, capsys, monkeypatch):
         set_threads(before)
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "two"])
+@pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", "2.0"])
 def test_a_number_of_threads_that_cannot_be(run, capsys, monkeypatch, given):
     status, _, error = call(capsys, "generate", run, f"--threads={given}")
     assert status == 2

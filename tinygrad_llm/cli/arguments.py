@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from tinygrad_llm.cli.console import plain_console
@@ -29,6 +30,14 @@ def _known_operation(_: Any, name: str | None) -> None:
 
 def _proper_shape(_: Any, text: str) -> None:
     parse_shape(text)
+
+
+def _whole_number(_: Any, tokens: Sequence[Token]) -> int:
+    """Without this 1.5 would be rounded."""
+    text = tokens[0].value
+    if not text.removeprefix("-").isdecimal():
+        raise ValueError(f"expected a whole number, not {text!r}")
+    return int(text)
 
 
 def use_threads(count: int | None) -> None:
@@ -57,6 +66,7 @@ ShapeText = Annotated[str, Parameter(validator=_proper_shape)]
 Threads = Annotated[
     int | None,
     Parameter(
+        converter=_whole_number,
         validator=Number(gte=1),
         help="Threads that compute; without it TINYGRAD_LLM_THREADS, or else one for each physical core. "
         "More than one for each processor are not used.",
