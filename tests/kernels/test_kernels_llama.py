@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tinygrad_llm import threads, use_backend
 from tinygrad_llm.generation import KVCache
 from tinygrad_llm.models import Llama, LlamaConfig
-from tinygrad_llm.models.llama import LlamaBlock, through_blocks
-from tinygrad_llm.nn import Parameter, QuantizedLinear, quantize
+from tinygrad_llm.models.llama import through_blocks
+from tinygrad_llm.nn import LayerNorm, Parameter, QuantizedLinear, quantize
 from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.tape import no_grad
 
@@ -156,21 +156,78 @@ def test_what_it_does_not_know_is_declined():
     assert step(model, uneven, x) is NotImplemented
 
 
-@pytest.mark.parametrize("change", ["rows first", "two kinds", "a bias", "another block", "another map"])
-def test_a_model_of_other_parts_is_declined(change):
+def of_another_class(module):
+    """The same module, though of a class that may compute something else."""
+    other = object.__new__(type("Other", (type(module),), {}))
+    vars(other).update(vars(module))
+    return other
+
+
+def narrower(model):
+    return built(replace(model.config, feed_forward=17), "float32").blocks[1]
+
+
+CHANGES = {
+    "rows first": lambda m, b: setattr(b.mlp.up.weight, "data", np.ascontiguousarray(b.mlp.up.weight.data)),
+    "two kinds": lambda m, b: setattr(b.mlp, "up", QuantizedLinear(b.mlp.up, "int8")),
+    "a bias": lambda m, b: setattr(b.attention.out, "bias", Parameter(np.ones(CONFIG.channels, np.float32))),
+    "another block": lambda m, b: m.blocks.__setitem__(1, of_another_class(b)),
+    "another map": lambda m, b: setattr(b.mlp, "up", of_another_class(b.mlp.up)),
+    "another attention": lambda m, b: setattr(b, "attention", of_another_class(b.attention)),
+    "another mlp": lambda m, b: setattr(b, "mlp", of_another_class(b.mlp)),
+    "another norm": lambda m, b: setattr(b, "attention_norm", LayerNorm(CONFIG.channels)),
+    "another second norm": lambda m, b: setattr(b, "mlp_norm", of_another_class(b.mlp_norm)),
+    "another eps": lambda m, b: setattr(b.attention_norm, "eps", 0.5),
+    "another second eps": lambda m, b: [setattr(block.mlp_norm, "eps", 0.5) for block in m.blocks],
+    "another base": lambda m, b: setattr(b.attention, "base", 7.0),
+    "other heads": lambda m, b: setattr(b.attention, "heads", 2),
+    "half the heads": lambda m, b: [setattr(block.attention, "heads", 2) for block in m.blocks],
+    "a narrower mlp": lambda m, b: setattr(b, "mlp", narrower(m).mlp),
+    "a narrower gate": lambda m, b: setattr(b.mlp, "gate", narrower(m).mlp.gate),
+    "a shorter gain": lambda m, b: setattr(b.mlp_norm.gain, "data", np.ones(3, np.float32)),
+}
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["from the first token on", "from the second token on"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_of_other_parts_is_declined(change, planned):
     model = built(CONFIG, "float32")
-    block = model.blocks[1]
-    if change == "rows first":
-        block.mlp.up.weight.data = np.ascontiguousarray(block.mlp.up.weight.data)
-    elif change == "two kinds":
-        block.mlp.up = QuantizedLinear(block.mlp.up, "int8")
-    elif change == "a bias":
-        block.attention.out.bias = Parameter(np.ones(CONFIG.channels, np.float32))
-    elif change == "another block":
-        block.__class__ = type("Other", (LlamaBlock,), {})
-    else:
-        block.mlp.up.__class__ = type("Other", (type(block.mlp.up),), {})
-    assert step(model, prompted(model), vector(CONFIG)) is NotImplemented
+    cache = prompted(model)
+    if planned:
+        assert step(model, cache, vector(CONFIG)) is not NotImplemented
+    CHANGES[change](model, model.blocks[1])
+    assert step(model, cache, vector(CONFIG)) is NotImplemented
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_caches_that_do_not_fit_are_left_to_the_plain_code_which_says_so(kind):
+    model = built(CONFIG, kind)
+    x = vector(CONFIG)
+    others = {"kv_heads": 3, "channels": 48, "layers": 1}
+    for name, value in others.items():
+        cache = KVCache(replace(CONFIG, **{name: value}), 1)
+        assert step(model, cache, x) is NotImplemented, name
+        with pytest.raises(ValueError):  # noqa: PT011, NumPy's words, or those of zip
+            step(model, cache, x, through_blocks)
+    uneven = KVCache(CONFIG, 1)
+    uneven.layers[1] = KVCache(replace(CONFIG, context=4), 1).layers[0]
+    assert step(model, uneven, x) is NotImplemented
+    assert step(model, prompted(model), vector(replace(CONFIG, channels=48))) is NotImplemented
+    assert step(model, prompted(model), x) is not NotImplemented
+
+
+def test_replaced_caches_are_noticed():
+    model = built(CONFIG, "float32")
+    ours, theirs = prompted(model), prompted(model)
+    step(model, ours, vector(CONFIG))
+    step(model, theirs, vector(CONFIG), through_blocks.reference)
+    left = ours.layers[1].values
+    for layer in (*ours.layers, *theirs.layers):
+        layer.keys, layer.values = layer.keys[:, ::-1].copy(), -layer.values
+    before = left.copy()
+    y, expected = step(model, ours, vector(CONFIG)), step(model, theirs, vector(CONFIG), through_blocks.reference)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5 * (1 + np.abs(expected).max()))
+    np.testing.assert_array_equal(left, before)
 
 
 def test_replaced_weights_are_noticed():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -26,8 +26,8 @@ from tinygrad_llm.kernels.meeting import meet, run_together, share
 from tinygrad_llm.kernels.panels import copy_scaled, fill, inner
 from tinygrad_llm.kernels.quantized import product_int4, product_int8, round_row
 from tinygrad_llm.kernels.vector import matrix_at, row_of
-from tinygrad_llm.models.llama import LlamaBlock, through_blocks
-from tinygrad_llm.nn.layers import Linear
+from tinygrad_llm.models.llama import GatedMLP, LlamaBlock, RotaryAttention, through_blocks
+from tinygrad_llm.nn.layers import Linear, RMSNorm
 from tinygrad_llm.nn.quantized import GROUPS, Quantized, QuantizedLinear
 from tinygrad_llm.ops.rotations import cos_and_sin
 from tinygrad_llm.tape import grad_enabled
@@ -180,10 +180,17 @@ def through_all(
 
 
 MAPS = "attention.qkv", "attention.out", "mlp.gate", "mlp.up", "mlp.down"
-OTHERS = (*(f"{name}.bias" for name in MAPS), "attention_norm.gain.data", "mlp_norm.gain.data")
+UNITS = {"attention": RotaryAttention, "mlp": GatedMLP, "attention_norm": RMSNorm, "mlp_norm": RMSNorm}
+NUMBERS = "attention.heads", "attention.kv_heads", "attention.base", "attention_norm.eps", "mlp_norm.eps"
+GAINS = "attention_norm.gain.data", "mlp_norm.gain.data"
+OTHERS = (*(f"{name}.bias" for name in MAPS), *GAINS, *MAPS, *UNITS, *NUMBERS)
 FLOATS = attrgetter(*(f"{name}.weight.data" for name in MAPS), *OTHERS)
 SMALLER = attrgetter(*(f"{name}.weight" for name in MAPS), *OTHERS)
-"""What a block has: five weights, five biases, two gains. A quantised weight has no data."""
+"""What a block has: five weights, five biases, two gains, five maps, four units, five numbers. A quantised weight has
+no data."""
+
+ENDS = 0, 5, 10, 12, 17, 21, 26, 28
+"""Where each sort ends; keys and values are the last."""
 
 
 class Plan(NamedTuple):
@@ -194,28 +201,60 @@ class Plan(NamedTuple):
     maps: Any
     gains: Any
     stores: Any
+    channels: int
     features: int
     weights: int
 
 
-def plan_of(held, blocks, caches):
-    """The plan for what the blocks have; its kind is None if the compiled function cannot read that."""
-    nothing = Plan(held, None, None, None, None, 0, 0)
-    maps, biases, gains = ([layer[part] for layer in held] for part in (slice(5), slice(5, 10), slice(10, 12)))
-    stores = [(cache.keys, cache.values) for cache in caches]
-    kinds = {kind_of(weight) for weights in maps for weight in weights}
-    usual = all(type(get(block)) in (Linear, QuantizedLinear) for block in blocks for get in map(attrgetter, MAPS))
+def plan_of(held):
+    """The plan for what blocks and caches have; its kind is None if the compiled function cannot read that."""
+    weights, biases, gains, maps, units, numbers, stores = (
+        [layer[low:high] for layer in held] for low, high in pairwise(ENDS)
+    )
+    kinds = {kind_of(weight) for layer in weights for weight in layer}
     arrays = [a for group in (*gains, *stores) for a in group]
-    if len(kinds) > 1 or None in kinds or not usual or any(bias is not None for layer in biases for bias in layer):
-        return nothing
-    if not all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays):
-        return nothing
+    usual = (
+        len(kinds) == 1
+        and None not in kinds
+        and all(bias is None for layer in biases for bias in layer)
+        and all(type(linear) in (Linear, QuantizedLinear) for layer in maps for linear in layer)
+        and all([type(unit) for unit in layer] == [*UNITS.values()] for layer in units)
+        and all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays)
+        and fit_together(weights, maps, gains, numbers, stores)
+    )
+    if not usual:
+        return Plan(held, None, None, None, None, 0, 0, 0)
     kind = kinds.pop()
-    places = np.array([[[0 if a is None else a.ctypes.data for a in parts(w)] for w in weights] for weights in maps])
+    places = np.array([[[0 if a is None else a.ctypes.data for a in parts(w)] for w in layer] for layer in weights])
     read, written = (np.array([[a.ctypes.data for a in group] for group in groups]) for groups in (gains, stores))
-    features = maps[0][GATE].shape[1] if kind == FLOAT else len(maps[0][GATE].values)
-    weights = sum(w.size if kind == FLOAT else w.scales.size * kind for w in maps[0])
-    return Plan(held, kind, places, read, written, features, weights)
+    sizes = [matrix_shape(w, linear) for w, linear in zip(weights[0], maps[0], strict=True)]
+    channels, features = sizes[DOWN]
+    return Plan(held, kind, places, read, written, channels, features, sum(map(math.prod, sizes)))
+
+
+def fit_together(weights, maps, gains, numbers, stores):
+    """Whether all layers have the same numbers and sizes, those of the first cache: nothing is checked afterwards."""
+    heads, kv_heads, _, eps, other_eps = numbers[0]
+    _, _, capacity, width = stores[0][0].shape
+    channels, features = matrix_shape(weights[0][DOWN], maps[0][DOWN])
+    expected = [
+        ((heads + 2 * kv_heads) * width, channels),
+        (channels, heads * width),
+        *[(features, channels)] * 2,
+        (channels, features),
+        *[(channels,)] * 2,
+        *[(1, kv_heads, capacity, width)] * 2,
+    ]
+    found = [
+        [*map(matrix_shape, *layer[:2]), *(a.shape for group in layer[2:] for a in group)]
+        for layer in zip(weights, maps, gains, stores, strict=True)
+    ]
+    return len(set(numbers)) == 1 and eps == other_eps and all(shapes == expected for shapes in found)
+
+
+def matrix_shape(weight, linear):
+    """(out, in), however it is stored."""
+    return weight.shape[::-1] if isinstance(weight, np.ndarray) else (len(weight.values), linear.inputs)
 
 
 def parts(weight):
@@ -237,15 +276,15 @@ _plans: WeakKeyDictionary[LayerKV, Plan] = WeakKeyDictionary()
 
 
 def plan_for(blocks, caches):
-    """The plan, made anew if an array has been replaced since; None for blocks of other parts."""
+    """The plan, made anew if something has been replaced since; None for blocks of other parts."""
     try:
         get = FLOATS if type(blocks[0].attention.qkv) is Linear else SMALLER
-        held = [get(block) for block in blocks]
+        held = [(*get(block), cache.keys, cache.values) for block, cache in zip(blocks, caches, strict=True)]
     except AttributeError:
         return None
     plan = _plans.get(caches[0])
     if plan is None or not all(map(operator.is_, chain(*plan.held), chain(*held))):
-        plan = _plans[caches[0]] = plan_of(held, blocks, caches)
+        plan = _plans[caches[0]] = plan_of(held)
     return plan
 
 
@@ -257,11 +296,11 @@ def _(x, blocks, positions, mask, caches):
         return NotImplemented
     if not all(type(block) is LlamaBlock for block in blocks) or not all(type(c) is LayerKV for c in caches):
         return NotImplemented
-    length, (batch, kv_heads, capacity, width) = caches[0].length, caches[0].keys.shape
-    if batch != 1 or length >= capacity or any(cache.length != length for cache in caches):
+    if len(blocks) != len(caches) or any(cache.length != caches[0].length for cache in caches):
         return NotImplemented
     plan = plan_for(blocks, caches)
-    if plan is None or plan.kind is None:
+    length, (_, kv_heads, capacity, width) = caches[0].length, caches[0].keys.shape
+    if plan is None or plan.kind is None or x.shape != (1, 1, plan.channels) or length >= capacity:
         return NotImplemented
     attention, norm = blocks[0].attention, blocks[0].attention_norm
     cos, sin = cos_and_sin(np.empty((1, 1, 1, width), np.float32), positions, attention.base)
