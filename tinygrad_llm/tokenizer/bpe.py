@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from os import PathLike
 from typing import Literal
 
@@ -14,17 +14,14 @@ import numpy as np
 
 from tinygrad_llm.tokenizer import file_format
 from tinygrad_llm.tokenizer.alphabet import BYTE_ORDER, to_characters
-from tinygrad_llm.tokenizer.merging import merge_word
-from tinygrad_llm.tokenizer.pretokenize import compile_pattern, pattern_text, split_words
+from tinygrad_llm.tokenizer.encoding import EitherEncoder, Vocabulary
+from tinygrad_llm.tokenizer.pretokenize import compile_pattern, pattern_text
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
 from tinygrad_llm.tokenizer.trainer import Pair, Progress, count_words, learn_merges
-from tinygrad_llm.tokenizer.unicode_text import check_text
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
-# Words recur, so their ids are kept. The cache is emptied when full, and takes no long word: about 30 MB at most.
-_CACHED_WORDS = 100_000
-_CACHED_LENGTH = 64
+_FEW = 4  # names up to which looking for one after the other is faster than for any of them
 
 
 class Tokenizer:
@@ -35,39 +32,53 @@ class Tokenizer:
     """
 
     def __init__(
-        self, tokens: Mapping[bytes, int], merges: Iterable[Pair], special_tokens: Mapping[str, int], pattern: str
+        self,
+        tokens: Mapping[bytes, int],
+        merges: Iterable[Pair],
+        special_tokens: Mapping[str, int],
+        pattern: str,
+        whole_words: bool = False,
     ) -> None:
-        """Raises ValueError for a single byte without token, an id used twice, a merge of unknown tokens."""
-        self.pattern = pattern
+        """`whole_words`: see `encoding.Vocabulary`.
+
+        Raises ValueError for a single byte without token, an id used twice, a merge of unknown tokens, a pattern that
+        is none.
+        """
+        compile_pattern(pattern)
+        self.vocabulary = Vocabulary(dict(tokens), list(merges), pattern, whole_words)
         self.special_tokens = dict(special_tokens)
-        self.merges = list(merges)
-        self._tokens = dict(tokens)
         self._bytes = {number: token for token, number in tokens.items()}
         self._bytes |= {number: name.encode("utf-8") for name, number in special_tokens.items()}
         self._check()
-        self._merge_table = {
-            (a, b): (rank, self._tokens[self._bytes[a] + self._bytes[b]]) for rank, (a, b) in enumerate(self.merges)
-        }
-        self._id_of_byte = [self._tokens[bytes([byte])] for byte in range(256)]
-        self._compiled = compile_pattern(pattern)
-        self._cache: dict[str, list[int]] = {}
+        self._names = list(special_tokens) if len(special_tokens) <= _FEW else []
+        self._encoder = EitherEncoder(self.vocabulary)
+
+    @property
+    def pattern(self) -> str:
+        """The name of the pattern that cuts text into words, or its regular expression."""
+        return self.vocabulary.pattern
+
+    @property
+    def merges(self) -> list[Pair]:
+        """The pairs of ids in the order in which they are merged."""
+        return self.vocabulary.merges
 
     def _check(self) -> None:
-        if missing := [byte for byte in range(256) if bytes([byte]) not in self._tokens]:
+        if missing := [byte for byte in range(256) if bytes([byte]) not in self.vocabulary.tokens]:
             raise ValueError(f"the vocabulary has no token for the single byte 0x{missing[0]:02X}")
-        if len(self._bytes) < len(self._tokens) + len(self.special_tokens):
+        if len(self._bytes) < len(self.vocabulary.tokens) + len(self.special_tokens):
             raise ValueError("the vocabulary gives one id to two tokens")
         if min(self._bytes) < 0:
             raise ValueError(f"the vocabulary has the negative id {min(self._bytes)}")
-        ordinary = {to_characters(token) for token in self._tokens}  # both kinds share one table in the file
+        ordinary = {to_characters(token) for token in self.vocabulary.tokens}  # both kinds share one table in the file
         for name in self.special_tokens:
-            if not name or name in ordinary or name.encode("utf-8") in self._tokens:
+            if not name or name in ordinary or name.encode("utf-8") in self.vocabulary.tokens:
                 raise ValueError(f"special token {name!r} is an ordinary token too; choose a rarer name, as <|name|>")
         special = set(self.special_tokens.values())
         for rank, (a, b) in enumerate(self.merges):
             if a not in self._bytes or b not in self._bytes or {a, b} & special:
                 raise ValueError(f"merge {rank} joins ids {a} and {b}, which are not both ordinary tokens")
-            if self._bytes[a] + self._bytes[b] not in self._tokens:
+            if self._bytes[a] + self._bytes[b] not in self.vocabulary.tokens:
                 raise ValueError(
                     f"merge {rank} makes {self._bytes[a] + self._bytes[b]!r}, which is not in the vocabulary"
                 )
@@ -123,7 +134,7 @@ class Tokenizer:
 
         Written beside and renamed: a crash leaves the old file whole.
         """
-        file_format.save(path, file_format.Parts(self._tokens, self.merges, self.special_tokens, self.pattern))
+        file_format.save(path, file_format.Parts(*self.vocabulary[:2], self.special_tokens, *self.vocabulary[2:]))
 
     # ---- text to ids
 
@@ -140,21 +151,30 @@ class Tokenizer:
         all others for ordinary text. Raises ValueError for that, for a name that is no special token, and for a lone
         surrogate.
         """
-        check_text(text)
+        if not isinstance(text, str):
+            raise TypeError(f"encode: text is a {type(text).__name__}, but must be a str; bytes need .decode() first")
+        if not allowed_special and disallowed_special == "all":
+            for name in self._names:
+                if name in text:
+                    self._refuse(text, set(self.special_tokens))
+            if len(self.special_tokens) > _FEW:
+                self._refuse(text, set(self.special_tokens))
+            return self._encoder.encode(text)
         allowed = self._allowed(allowed_special)
-        disallowed = set(self.special_tokens if disallowed_special == "all" else disallowed_special) - allowed
-        if disallowed and (found := _any_of(disallowed).search(text)):
+        self._refuse(text, set(self.special_tokens if disallowed_special == "all" else disallowed_special) - allowed)
+        pieces = _any_of(frozenset(allowed)).split(text) if allowed else [text]
+        parts = [
+            np.array([self.special_tokens[piece]], np.int32) if piece in allowed else self._encoder.encode(piece)
+            for piece in pieces
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _refuse(self, text: str, disallowed: set[str]) -> None:
+        if disallowed and (found := _any_of(frozenset(disallowed)).search(text)):
             raise ValueError(
                 f"text has the special token {found[0]!r} at position {found.start()}; to encode it as such, pass "
                 f"allowed_special={{{found[0]!r}}}; to encode it as ordinary text, pass disallowed_special=()"
             )
-        ids: list[int] = []
-        for piece in _any_of(allowed).split(text) if allowed else [text]:
-            if piece in allowed:
-                ids.append(self.special_tokens[piece])
-            else:
-                self._encode_ordinary(piece, ids)
-        return np.array(ids, dtype=np.int32)
 
     def _allowed(self, names: Collection[str] | Literal["all"]) -> set[str]:
         if names == "all":
@@ -164,20 +184,6 @@ class Tokenizer:
         if unknown := set(names) - set(self.special_tokens):
             raise ValueError(f"allowed_special: {sorted(unknown)} are not among {sorted(self.special_tokens)}")
         return set(names)
-
-    def _encode_ordinary(self, text: str, ids: list[int]) -> None:
-        cache = self._cache
-        for word in split_words(self._compiled, text):
-            known = cache.get(word)
-            ids += self._encode_word(word) if known is None else known
-
-    def _encode_word(self, word: str) -> list[int]:
-        ids = merge_word([self._id_of_byte[byte] for byte in word.encode("utf-8")], self._merge_table)
-        if len(word) <= _CACHED_LENGTH:
-            if len(self._cache) >= _CACHED_WORDS:
-                self._cache.clear()
-            self._cache[word] = ids
-        return ids
 
     # ---- ids to text
 
@@ -222,7 +228,7 @@ class Tokenizer:
     @cached_property
     def _lengths(self) -> np.ndarray:
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        for token, number in self._tokens.items():
+        for token, number in self.vocabulary.tokens.items():
             lengths[number] = len(token)
         return lengths
 
@@ -236,15 +242,18 @@ class Tokenizer:
         content = [
             pattern_text(self.pattern),
             sorted(self.special_tokens.items()),
-            sorted((number, token.hex()) for token, number in self._tokens.items()),
+            sorted((number, token.hex()) for token, number in self.vocabulary.tokens.items()),
             self.merges,
         ]
+        if self.vocabulary.whole_words:
+            content.append("whole words")
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode("utf-8")).hexdigest()
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, merges={len(self.merges)}, pattern={self.pattern!r})"
 
 
-def _any_of(names: set[str]) -> re.Pattern[str]:
+@lru_cache(maxsize=16)
+def _any_of(names: frozenset[str]) -> re.Pattern[str]:
     """Matches any of the names, the longest where several fit; as a group, so that `split` returns them too."""
     return re.compile("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")")

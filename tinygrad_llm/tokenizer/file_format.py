@@ -26,6 +26,7 @@ class Parts(NamedTuple):
     merges: list[tuple[int, int]]
     special_tokens: dict[str, int]
     pattern: str
+    whole_words: bool = False
 
 
 # ---- writing
@@ -58,7 +59,7 @@ def _to_json(parts: Parts) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
+            "ignore_merges": parts.whole_words,
             "vocab": dict(sorted(vocab.items(), key=lambda item: item[1])),
             "merges": [[written[a], written[b]] for a, b in parts.merges],
         },
@@ -107,9 +108,7 @@ def _from_json(content: Any) -> Parts:
     model = _field(content, "model", dict)
     if model.get("type", "BPE") != "BPE":
         raise ValueError(f"model type {model['type']!r}, but only byte-level BPE can be read")
-    _refuse(
-        model, "model", ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
-    )
+    _refuse(model, "model", ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
     _refuse(content, "the file", ("normalizer",))
     if content.get("post_processor"):
         kind = _field(content, "post_processor", dict).get("type")
@@ -127,7 +126,8 @@ def _from_json(content: Any) -> Parts:
             raise ValueError(f"special token {text!r} has the ids {specials[text]} and {number}")
     tokens = {from_characters(text): number for text, number in vocab.items() if text not in specials}
     merges = [_merge(merge, rank, vocab) for rank, merge in enumerate(_field(model, "merges", list))]
-    return Parts(tokens, merges, specials, _pattern(_field(content, "pre_tokenizer", dict)))
+    pattern = _pattern(_field(content, "pre_tokenizer", dict))
+    return Parts(tokens, merges, specials, pattern, bool(model.get("ignore_merges")))
 
 
 def _field(table: Any, name: str, kind: type) -> Any:
