@@ -7,7 +7,6 @@ in `kernels/encoding.py` does the same with tables of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -37,7 +36,7 @@ class Vocabulary(NamedTuple):
     elsewhere (`ignore_merges` in a tokenizer.json; tiktoken does so too).
     """
 
-    tokens: Mapping[bytes, int]
+    tokens: dict[bytes, int]
     merges: list[Pair]
     pattern: str
     whole_words: bool = False
