@@ -134,6 +134,20 @@ def test_every_thread_has_a_part_and_blas_one_thread(parts_for_three, monkeypatc
     assert max(high for _, _, high, _ in seen) == 32
 
 
+@pytest.mark.parametrize("shape", [(112, 48), (96, 49), (96, 1), (1, 96, 48), (96,)])
+def test_a_result_of_another_shape_is_left_to_numpy(parts_for_three, shape):
+    x, y = np.ones((96, 8), np.float32), np.ones((8, 48), np.float32)
+    assert product.kernel(x, y, out=np.empty(shape, np.float32)) is NotImplemented
+
+
+def test_a_result_in_place_of_a_factor(parts_for_three):
+    rng = np.random.default_rng(0)
+    for factor in (0, 1):
+        x, y = rng.standard_normal((2, 96, 96))
+        expected = x @ y
+        np.testing.assert_allclose(product(x, y, out=(x, y)[factor]), expected, rtol=0, atol=1e-11)
+
+
 def test_one_thread_and_small_products_are_left_to_blas(parts_for_three, monkeypatch):
     x, y = np.ones((20, 30), np.float32), np.ones((30, 20), np.float32)
     assert product.kernel(x, y) is not NotImplemented

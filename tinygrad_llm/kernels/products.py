@@ -89,7 +89,7 @@ def _(x, y, out=None):
     (count, inner), columns = x.shape, y.shape[1]
     if out is None and count <= FEW and y.size >= LARGE:
         return few_rows(x, y)
-    if threads.thread_count() == 1 or count * inner * columns < 2 * LEAST or not (out is None or same_float(x, out)):
+    if threads.thread_count() == 1 or count * inner * columns < 2 * LEAST or not can_take(out, x, y):
         return NotImplemented
     result = np.empty((count, columns), x.dtype) if out is None else out
     wide = columns > 4 * count
@@ -98,6 +98,14 @@ def _(x, y, out=None):
         least = -(-LEAST // (inner * along * UNIT))
         threads.run(function, -(-across // UNIT), x, y, result, least=least)
     return result
+
+
+def can_take(out, x, y):
+    """Whether parts can be written to `out`: where it shares memory with a factor, they would be read by the others."""
+    if out is None:
+        return True
+    shares = np.may_share_memory(out, x) or np.may_share_memory(out, y)
+    return same_float(x, out) and out.shape == (len(x), y.shape[1]) and not shares
 
 
 def few_rows(x, y):
