@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 
 from tinygrad_llm.tokenizer import file_format
-from tinygrad_llm.tokenizer.alphabet import BYTE_ORDER, to_characters
-from tinygrad_llm.tokenizer.encoding import EitherEncoder, Vocabulary
-from tinygrad_llm.tokenizer.pretokenize import compile_pattern, pattern_text
+from tinygrad_llm.tokenizer.alphabet import BYTE_OF_CHARACTER, BYTE_ORDER
+from tinygrad_llm.tokenizer.encoding import EitherEncoder
+from tinygrad_llm.tokenizer.pretokenize import PATTERNS, compile_pattern, pattern_text
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
 from tinygrad_llm.tokenizer.trainer import Pair, Progress, count_words, learn_merges
+from tinygrad_llm.tokenizer.vocabulary import Vocabulary
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
@@ -39,19 +40,33 @@ class Tokenizer:
         pattern: str,
         whole_words: bool = False,
     ) -> None:
-        """`whole_words`: see `encoding.Vocabulary`.
+        """`whole_words`: see `Vocabulary`.
 
         Raises ValueError for a single byte without token, an id used twice, a merge of unknown tokens, a pattern that
         is none.
         """
-        compile_pattern(pattern)
+        if pattern not in PATTERNS:
+            compile_pattern(pattern)
         self.vocabulary = Vocabulary(dict(tokens), list(merges), pattern, whole_words)
         self.special_tokens = dict(special_tokens)
-        self._bytes = {number: token for token, number in tokens.items()}
-        self._bytes |= {number: name.encode("utf-8") for name, number in special_tokens.items()}
-        self._check()
+        self._bytes = self.vocabulary.bytes_of | {number: name.encode() for name, number in special_tokens.items()}
+        self._check_special_tokens()
         self._names = list(special_tokens) if len(special_tokens) <= _FEW else []
         self._encoder = EitherEncoder(self.vocabulary)
+
+    def _check_special_tokens(self) -> None:
+        if len(self._bytes) < len(self.vocabulary.tokens) + len(self.special_tokens):
+            raise ValueError("the vocabulary gives one id to two tokens")
+        if (lowest := min(self.special_tokens.values(), default=0)) < 0:
+            raise ValueError(f"the vocabulary has the negative id {lowest}")
+        for name in self.special_tokens:
+            if not name or self._is_ordinary(name):
+                raise ValueError(f"special token {name!r} is an ordinary token too; choose a rarer name, as <|name|>")
+
+    def _is_ordinary(self, name: str) -> bool:
+        """Whether a name is a token already, as text or as it stands in a file, where both kinds share one table."""
+        written = bytes(BYTE_OF_CHARACTER[char] for char in name) if set(name) <= BYTE_OF_CHARACTER.keys() else b""
+        return name.encode() in self.vocabulary.tokens or written in self.vocabulary.tokens
 
     @property
     def pattern(self) -> str:
@@ -62,26 +77,6 @@ class Tokenizer:
     def merges(self) -> list[Pair]:
         """The pairs of ids in the order in which they are merged."""
         return self.vocabulary.merges
-
-    def _check(self) -> None:
-        if missing := [byte for byte in range(256) if bytes([byte]) not in self.vocabulary.tokens]:
-            raise ValueError(f"the vocabulary has no token for the single byte 0x{missing[0]:02X}")
-        if len(self._bytes) < len(self.vocabulary.tokens) + len(self.special_tokens):
-            raise ValueError("the vocabulary gives one id to two tokens")
-        if min(self._bytes) < 0:
-            raise ValueError(f"the vocabulary has the negative id {min(self._bytes)}")
-        ordinary = {to_characters(token) for token in self.vocabulary.tokens}  # both kinds share one table in the file
-        for name in self.special_tokens:
-            if not name or name in ordinary or name.encode("utf-8") in self.vocabulary.tokens:
-                raise ValueError(f"special token {name!r} is an ordinary token too; choose a rarer name, as <|name|>")
-        special = set(self.special_tokens.values())
-        for rank, (a, b) in enumerate(self.merges):
-            if a not in self._bytes or b not in self._bytes or {a, b} & special:
-                raise ValueError(f"merge {rank} joins ids {a} and {b}, which are not both ordinary tokens")
-            if self._bytes[a] + self._bytes[b] not in self.vocabulary.tokens:
-                raise ValueError(
-                    f"merge {rank} makes {self._bytes[a] + self._bytes[b]!r}, which is not in the vocabulary"
-                )
 
     # ---- making one
 
@@ -134,7 +129,12 @@ class Tokenizer:
 
         Written beside and renamed: a crash leaves the old file whole.
         """
-        file_format.save(path, file_format.Parts(*self.vocabulary[:2], self.special_tokens, *self.vocabulary[2:]))
+        file_format.save(
+            path,
+            file_format.Parts(
+                self.vocabulary.tokens, self.merges, self.special_tokens, self.pattern, self.vocabulary.whole_words
+            ),
+        )
 
     # ---- text to ids
 

@@ -7,15 +7,15 @@ in `kernels/encoding.py` does the same with tables of its own.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from tinygrad_llm.backend import Kernel, chosen_backend
 from tinygrad_llm.tokenizer.merging import merge_word
 from tinygrad_llm.tokenizer.pretokenize import compile_pattern, split_words
-from tinygrad_llm.tokenizer.trainer import Pair
 from tinygrad_llm.tokenizer.unicode_text import check_text
+from tinygrad_llm.tokenizer.vocabulary import Vocabulary
 
 # Words recur, so their ids are kept. The cache is emptied when full, and takes no long word: about 30 MB at most.
 _CACHED_WORDS = 100_000
@@ -26,20 +26,6 @@ WORTH_LOADING = 1 << 18
 as long as the plain encoder takes for so much text."""
 WORTH_COMPILING = 1 << 23
 """Bytes of text after which the kernels are compiled if they never were."""
-
-
-class Vocabulary(NamedTuple):
-    """All that decides the ids of ordinary text.
-
-    `tokens` gives each token's id, `merges` the pairs of ids in the order in which they are merged, `pattern` how text
-    is cut into words. `whole_words`: a word that is a token is not merged but looked up, even where merging would lead
-    elsewhere (`ignore_merges` in a tokenizer.json; tiktoken does so too).
-    """
-
-    tokens: dict[bytes, int]
-    merges: list[Pair]
-    pattern: str
-    whole_words: bool = False
 
 
 class Encoder(Protocol):
@@ -53,11 +39,9 @@ class PlainEncoder:
     """The reference: see the module."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        tokens, merges = vocabulary.tokens, vocabulary.merges
-        bytes_of = {number: token for token, number in tokens.items()}
-        self.merges = {(a, b): (rank, tokens[bytes_of[a] + bytes_of[b]]) for rank, (a, b) in enumerate(merges)}
-        self.id_of_byte = [tokens[bytes([byte])] for byte in range(256)]
-        self._whole = tokens if vocabulary.whole_words else {}
+        self.merges = dict(zip(vocabulary.merges, enumerate(vocabulary.made), strict=True))
+        self.id_of_byte = [vocabulary.tokens[bytes([byte])] for byte in range(256)]
+        self._whole = vocabulary.tokens if vocabulary.whole_words else {}
         self._pattern = compile_pattern(vocabulary.pattern)
         self._cache: dict[str, list[int]] = {}
 

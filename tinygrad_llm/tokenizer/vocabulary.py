@@ -1,0 +1,38 @@
+"""All that decides the ids of ordinary text."""
+
+from __future__ import annotations
+
+from tinygrad_llm.tokenizer.trainer import Pair
+
+
+class Vocabulary:
+    """The bytes of each token and its id, the merges in order, and how text is cut into words.
+
+    `tokens` gives each token's id, `merges` the pairs of ids in the order in which they are merged, `pattern` the name
+    or the regular expression of `pretokenize`. `whole_words`: a word that is a token is not merged but looked up, even
+    where merging would lead elsewhere (`ignore_merges` in a tokenizer.json; tiktoken does so too).
+
+    `bytes_of` gives the bytes of each id, `made` the id that each merge makes.
+    """
+
+    def __init__(self, tokens: dict[bytes, int], merges: list[Pair], pattern: str, whole_words: bool = False) -> None:
+        """Raises ValueError for a byte without token, an id that is negative or used twice, a merge of unknown tokens."""
+        self.tokens, self.merges, self.pattern, self.whole_words = tokens, merges, pattern, whole_words
+        self.bytes_of = {number: token for token, number in tokens.items()}
+        if missing := [byte for byte in range(256) if bytes([byte]) not in tokens]:
+            raise ValueError(f"the vocabulary has no token for the single byte 0x{missing[0]:02X}")
+        if len(self.bytes_of) < len(tokens):
+            raise ValueError("the vocabulary gives one id to two tokens")
+        if (lowest := min(self.bytes_of)) < 0:
+            raise ValueError(f"the vocabulary has the negative id {lowest}")
+        try:
+            self.made = [tokens[self.bytes_of[a] + self.bytes_of[b]] for a, b in merges]
+        except KeyError:
+            self._name_the_fault()
+
+    def _name_the_fault(self) -> None:
+        for rank, (a, b) in enumerate(self.merges):
+            if a not in self.bytes_of or b not in self.bytes_of:
+                raise ValueError(f"merge {rank} joins ids {a} and {b}, which are not both ordinary tokens")
+            if (joined := self.bytes_of[a] + self.bytes_of[b]) not in self.tokens:
+                raise ValueError(f"merge {rank} makes {joined!r}, which is not in the vocabulary")
