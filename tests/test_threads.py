@@ -256,6 +256,46 @@ def test_what_others_have_not_begun_is_done_by_who_is_ready(four_threads, monkey
     assert len(calls) == 4
 
 
+def test_both_sides_look_at_the_pieces_that_are_still_missing(four_threads, monkeypatch):
+    looked = []
+    threads.run(covered, 8, np.zeros(8, int), [])
+    given = [worker.given for worker in pool._workers[:3]]
+    here = threading.current_thread()
+
+    def watch(numbers, place, value):
+        if threading.current_thread() is here:
+            looked.append((place, value))
+
+    monkeypatch.setattr(pool, "watch", watch)
+    threads.run(slowly, 8, np.zeros(8, int), [])
+    assert set(looked) <= {(pool.FINISHED, number) for number in given}
+    for worker, number in zip(pool._workers, given, strict=False):
+        assert worker.numbers[pool.POSTED] == worker.given == number + 1
+        deadline = time.monotonic() + 5
+        while worker.numbers[pool.FINISHED] != number + 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert worker.numbers[pool.FINISHED] == number + 1
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_others_are_told_when_the_calling_thread_leaves(four_threads, failing):
+    told = threading.Event()
+
+    def part(thread, count):
+        assert not told.is_set() or thread
+        if thread:
+            assert told.wait(20), "they would wait for ever"
+        elif failing:
+            raise KeyError(thread)
+
+    if failing:
+        with pytest.raises(KeyError):
+            threads.together(part, told.set, 4)
+    else:
+        threads.together(part, told.set, 4)
+    assert told.is_set()
+
+
 def test_a_worker_keeps_no_arrays(four_threads):
     class Held:
         pass
@@ -317,6 +357,7 @@ def test_an_interrupt_between_two_calls_leaves_the_pool_free(four_threads, shari
 def test_after_a_fork_the_child_starts_workers_of_its_own():
     code = """
 import os
+import threading
 import numpy as np
 import tinygrad_llm
 from tinygrad_llm import pool, threads
@@ -324,7 +365,12 @@ def work(low, high, seen): seen[low:high] += 1
 threads.set_threads(2)
 seen = np.zeros(10)
 threads.run(work, 10, seen)
+threads._busy.acquire()  # as if another thread were in there
 child = os.fork()
+if child:
+    threads._busy.release()
+barrier = threading.Barrier(2)
+threads.together(lambda thread, count: barrier.wait(20), lambda: None, 2)
 threads.run(work, 10, seen)
 if child == 0:
     os._exit(0 if (seen == 2).all() else 1)

@@ -69,8 +69,7 @@ class Piece:
         raised: BaseException | None = None
         while not self._finished:
             try:
-                if raised is None:
-                    watch(worker.numbers, FINISHED, number - 1)
+                watch(worker.numbers, FINISHED, number - 1)
                 if not self._finished:
                     self._end.acquire()
             except BaseException as error:  # Ctrl-C, or what another signal's handler raises, as that of a time limit

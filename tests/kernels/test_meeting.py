@@ -7,9 +7,8 @@ import pytest
 
 from tinygrad_llm import threads
 
-pytest.importorskip("numba", reason="kernels need Numba")
+numba = pytest.importorskip("numba", reason="kernels need Numba")
 try:
-    from tinygrad_llm.kernels.compiled import compiled
     from tinygrad_llm.kernels.meeting import ARRIVED, meet, run_together, share, watch
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
@@ -23,7 +22,7 @@ def four_threads():
     threads.set_threads(before)
 
 
-@compiled
+@numba.njit(nogil=True)  # not kept on disk, where it would contain what `meet` once was
 def sums_of_neighbours(thread, count, meeting, x, y):
     """Each round every thread writes what it reads of two others: only with meetings between is it a sum of rounds."""
     for _ in range(len(y)):
