@@ -6,12 +6,12 @@ import threadpoolctl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygrad_llm import ops, threads, use_backend
+from tinygrad_llm import ops, pool, threads, use_backend
 from tinygrad_llm.ops.products import product, sum_rows
 
 pytest.importorskip("numba", reason="kernels need Numba")
 try:
-    from tinygrad_llm.kernels import products
+    from tinygrad_llm.kernels import meeting, products
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -120,7 +120,9 @@ def test_every_thread_has_a_part_and_blas_one_thread(parts_for_three, monkeypatc
         real = getattr(products, name)
 
         def spy(low, high, *arrays, name=name, real=real):
-            blas = {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+            blas = {
+                library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"
+            }
             seen.append((name, low, high, blas))
             real(low, high, *arrays)
 
@@ -132,6 +134,10 @@ def test_every_thread_has_a_part_and_blas_one_thread(parts_for_three, monkeypatc
     product.kernel(tall, wide)
     assert [name for name, *_ in seen] == ["columns_of_product"] * 3
     assert max(high for _, _, high, _ in seen) == 32
+
+
+def test_with_products_the_pool_looks_before_it_sleeps():
+    assert pool.watch is meeting.watch
 
 
 @pytest.mark.parametrize("shape", [(112, 48), (96, 49), (96, 1), (1, 96, 48), (96,)])
