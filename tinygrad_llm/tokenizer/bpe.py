@@ -14,6 +14,7 @@ import numpy as np
 
 from tinygrad_llm.tokenizer import file_format
 from tinygrad_llm.tokenizer.alphabet import BYTE_OF_CHARACTER, BYTE_ORDER
+from tinygrad_llm.tokenizer.decoding import TokenTable, join_tokens, unknown
 from tinygrad_llm.tokenizer.encoding import EitherEncoder
 from tinygrad_llm.tokenizer.pretokenize import PATTERNS, compile_pattern, pattern_text
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
@@ -22,6 +23,7 @@ from tinygrad_llm.tokenizer.vocabulary import Vocabulary
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
+_SHORT = 64  # ids up to which joining bytes is faster than arrays
 _FEW = 4  # names up to which looking for one after the other is faster than for any of them
 
 
@@ -151,17 +153,25 @@ class Tokenizer:
         all others for ordinary text. Raises ValueError for that, for a name that is no special token, and for a lone
         surrogate.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"encode: text is a {type(text).__name__}, but must be a str; bytes need .decode() first")
-        if not allowed_special and disallowed_special == "all":
+        try:
+            if allowed_special or disallowed_special != "all":
+                return self._encode_with(text, allowed_special, disallowed_special)
             for name in self._names:
                 if name in text:
                     self._refuse(text, set(self.special_tokens))
             if len(self.special_tokens) > _FEW:
                 self._refuse(text, set(self.special_tokens))
             return self._encoder.encode(text)
+        except (AttributeError, TypeError):
+            if isinstance(text, str):
+                raise
+            raise TypeError(f"encode: {type(text).__name__} is no text; decode bytes before, as UTF-8") from None
+
+    def _encode_with(
+        self, text: str, allowed_special: Collection[str] | Literal["all"], disallowed: Collection[str] | Literal["all"]
+    ) -> np.ndarray:
         allowed = self._allowed(allowed_special)
-        self._refuse(text, set(self.special_tokens if disallowed_special == "all" else disallowed_special) - allowed)
+        self._refuse(text, set(self.special_tokens if disallowed == "all" else disallowed) - allowed)
         pieces = _any_of(frozenset(allowed)).split(text) if allowed else [text]
         parts = [
             np.array([self.special_tokens[piece]], np.int32) if piece in allowed else self._encoder.encode(piece)
@@ -189,15 +199,28 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of the ids, joined; a special token gives its name. Raises ValueError for an unknown id."""
-        numbers = ids.ravel().tolist() if isinstance(ids, np.ndarray) else ids
-        try:
-            return b"".join([self._bytes[number] for number in numbers])
-        except KeyError as error:
-            raise ValueError(f"id {error.args[0]} is not in this vocabulary (ids 0 to {self.vocab_size - 1})") from None
+        return bytes(self._join(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; bytes that are not UTF-8 (a character cut in two) become "�"."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        return str(self._join(ids), "utf-8", errors="replace")
+
+    def _join(self, ids: Iterable[int]) -> bytes | memoryview:
+        if isinstance(ids, list) and len(ids) > _SHORT:
+            ids = np.array(ids)
+        if isinstance(ids, np.ndarray):
+            if ids.size > _SHORT and ids.dtype.kind in "iu":
+                table = self._table
+                return join_tokens(ids.ravel(), table.data, table.begins, table.sizes).data
+            ids = ids.ravel().tolist()
+        try:
+            return b"".join([self._bytes[number] for number in ids])
+        except KeyError as error:
+            raise ValueError(unknown(error.args[0], self.vocab_size)) from None
+
+    @cached_property
+    def _table(self) -> TokenTable:
+        return TokenTable(self._bytes)
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder to be fed with ids one by one."""
@@ -227,9 +250,8 @@ class Tokenizer:
 
     @cached_property
     def _lengths(self) -> np.ndarray:
-        lengths = np.zeros(self.vocab_size, dtype=np.int64)
-        for token, number in self.vocabulary.tokens.items():
-            lengths[number] = len(token)
+        lengths = np.maximum(self._table.sizes, 0)
+        lengths[list(self.special_tokens.values())] = 0
         return lengths
 
     @cached_property

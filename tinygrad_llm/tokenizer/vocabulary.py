@@ -16,7 +16,7 @@ class Vocabulary:
     """
 
     def __init__(self, tokens: dict[bytes, int], merges: list[Pair], pattern: str, whole_words: bool = False) -> None:
-        """Raises ValueError for a byte without token, an id that is negative or used twice, a merge of unknown tokens."""
+        """Raises ValueError for a byte without token, an id negative or used twice, a merge of unknown tokens."""
         self.tokens, self.merges, self.pattern, self.whole_words = tokens, merges, pattern, whole_words
         self.bytes_of = {number: token for token, number in tokens.items()}
         if missing := [byte for byte in range(256) if bytes([byte]) not in tokens]:
