@@ -62,6 +62,21 @@ def test_every_operation_that_torch_has(torch):
             same("torch", case("operation", operation=name, shape=shape, backward=backward))
 
 
+@pytest.mark.parametrize("name", ["gru", "lstm", "rnn"])
+def test_torch_has_recurrent_weights_as_it_keeps_them(torch, monkeypatch, name):
+    given = []
+    function = {"gru": "gru", "lstm": "lstm", "rnn": "rnn_tanh"}[name]
+    real = getattr(torch, function)
+    monkeypatch.setattr(torch, function, lambda *arguments: given.append(arguments) or real(*arguments))
+    peers.job("torch", case("operation", operation=name, shape=[3, 5, 4], backward=True)).run()
+    for x, states, weights, *_ in given:
+        of_x, of_h, *biases = weights
+        assert of_x.shape == of_h.shape == (len(biases[0]), 4)
+        tensors = (x, *(states if name == "lstm" else (states,)), *weights)
+        assert all(tensor.is_contiguous() for tensor in tensors)
+    assert len(given) >= 3
+
+
 def test_an_operation_without_an_equal(torch):
     with pytest.raises(peers.Unsupported, match="torch has no equal of dropout"):
         peers.job("torch", case("operation", operation="dropout", shape=[3, 4], backward=False))

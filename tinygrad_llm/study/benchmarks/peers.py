@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_llm.operation import Operation
 from tinygrad_llm.study.benchmarks.cases import NEW_TOKENS, Case
 from tinygrad_llm.study.benchmarks.job import Job, arguments, batch, cotangent, fingerprint
 from tinygrad_llm.study.benchmarks.ours import (
@@ -69,7 +70,7 @@ def job(contestant: str, case: Case) -> Job:
 
 
 def torch_operations(torch: Any) -> dict[str, Callable[..., Any]]:
-    """Our operations as PyTorch has them, with the same inputs; memory layouts are the same too."""
+    """Our operations as PyTorch has them, with the same inputs; memory layouts too, but see `own_layout`."""
     f = torch.nn.functional
 
     def attention(q: Any, k: Any, v: Any, causal: bool = False) -> Any:
@@ -142,6 +143,17 @@ def torch_operations(torch: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
+def own_layout(operation: Operation, inputs: list[Any]) -> list[Any]:
+    """The inputs, with the weights of a recurrent network as PyTorch keeps them: their transposes are contiguous.
+
+    In our layout its LSTM would copy them in each call.
+    """
+    if operation.name not in ("gru", "lstm", "rnn"):
+        return inputs
+    pairs = zip(operation.parameters, inputs, strict=True)
+    return [np.asfortranarray(x) if name in ("weight_x", "weight_h") else x for name, x in pairs]
+
+
 def _tensor(torch: Any, x: Any, requires_grad: bool = False) -> Any:
     """An array as a tensor of its own memory; anything else as it is."""
     if not isinstance(x, np.ndarray):
@@ -157,7 +169,7 @@ def _operation(torch: Any, case: Case, compiled: bool) -> Job:
         raise Unsupported(f"torch has no equal of {operation.name} here")
     inputs, options = arguments(operation, case)
     backward = case.sizes["backward"]
-    tensors = [_tensor(torch, x, backward) for x in inputs]
+    tensors = [_tensor(torch, x, backward) for x in own_layout(operation, inputs)]
     options = {name: _tensor(torch, x) for name, x in options.items()}
     leaves = [t for t in tensors if isinstance(t, torch.Tensor) and t.requires_grad]
 
