@@ -156,6 +156,20 @@ def test_a_sequence_does_not_depend_on_the_others(name):
 
 
 @each_network
+@each_dtype
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_sequences_have_the_bits_of_many(name, dtype, count):
+    """Without channels: BLAS would give what enters the gates other bits."""
+    arrays, dys = network(name, ROWS, 4, 0, 37, 0, dtype)
+    states = KINDS[name][1]
+    few = [a[:count] if i <= states else a for i, a in enumerate(arrays)]
+    many = results(tg.registry[name].kernel, arrays, dys)
+    found = results(tg.registry[name].kernel, few, [dy[:count] for dy in dys])
+    for a, b in zip(found[: 2 * (1 + states)], many[: 2 * (1 + states)], strict=True):
+        np.testing.assert_array_equal(a, b[:count])
+
+
+@each_network
 def test_results_share_no_memory(name):
     arrays, dys = network(name, 3, 2, 4, 5, 0)
     copies = [a.copy() for a in (*arrays, *dys)]

@@ -16,7 +16,7 @@ from tinygrad_llm.kernels.elementary import number, tanh
 from tinygrad_llm.kernels.layout import same_float
 from tinygrad_llm.kernels.panels import copy_back, copy_rows, copy_transposed, multiply, rounded
 from tinygrad_llm.kernels.recurrent_cells import add, copy, gru_row, gru_row_back, lstm_row, lstm_row_back
-from tinygrad_llm.kernels.vector import ROWS, allocate, block_columns, matrix_at, row_of, rows_from
+from tinygrad_llm.kernels.vector import ROWS, allocate, block_columns, matrix_at, multiply_pair, row_of, rows_from
 from tinygrad_llm.ops.products import linear, product, rows, sum_rows
 from tinygrad_llm.ops.recurrent import check_sequence, gru, lstm, rnn, states_before
 
@@ -75,11 +75,22 @@ def transposed_strips(weight, units, columns, like):
 
 
 @compiled(inline=True)
-def times(x, panels, y, added):
-    """``y = x w`` for a w in panels, or ``y += x w``."""
+def times(x, count, panels, y, added):
+    """``y = x w`` for a w in panels, or ``y += x w``, of the first `count` rows; nobody looks at the others."""
+    if count <= 2:
+        _pair_times(rows_from(x, 0), panels, rows_from(y, 0), np.bool_(added))
+        return
     step, inner = block_columns(x), x.shape[1]
     for p in range(y.shape[1] // step):
-        multiply(x, 0, len(x), rows_from(panels, p * inner), 0, inner, step, y, 0, p * step, added)
+        multiply(x, 0, count, rows_from(panels, p * inner), 0, inner, step, y, 0, p * step, added)
+
+
+@compiled
+def _pair_times(x, panels, y, added):
+    """`times` for one row or two: in blocks of ROWS most of the work would be for nobody."""
+    step, inner = block_columns(x), x.shape[1]
+    for p in range(y.shape[1] // step):
+        multiply_pair(x, 0, rows_from(panels, p * inner), 0, 0, inner, y, 0, p * step, added)
 
 
 @compiled(inline=True)
@@ -100,7 +111,7 @@ def rnn_forward(low, high, sizes, like, weight, h, y):
     given = room(count, rounded(n, block_columns(like)), like)
     copy_rows(at(h, start, 0, count, n, like), state, like.dtype.type(1))
     for t in range(time):
-        times(state, panels, given, False)
+        times(state, count, panels, given, False)
         hidden = at(y, start, t, count, n, like)
         for b in range(count):
             yb, pb = row_of(hidden, b), row_of(given, b)
@@ -124,7 +135,7 @@ def rnn_backward(low, high, sizes, like, weight, y, dy, dlast, da, dh):
             for j in range(n):
                 db[j] = (dyb[j] + pb[j]) * (number(1, yb[j]) - yb[j] * yb[j])
             copy(db, row_of(out, b))
-        times(d, panels, back, False)
+        times(d, count, panels, back, False)
     copy_back(back, at(dh, start, 0, count, n, like), like.dtype.type(1))
 
 
@@ -172,7 +183,7 @@ def lstm_forward(low, high, sizes, like, weight, h, c, gates, y, cells):
     copy_rows(at(h, start, 0, count, n, like), state, like.dtype.type(1))
     before = at(c, start, 0, count, n, like)
     for t in range(time):
-        times(state, panels, given, False)
+        times(state, count, panels, given, False)
         a, hidden = at(gates, start, t, count, 4 * n, like), at(y, start, t, count, n, like)
         after = at(cells, start, t, count, n, like)
         for b in range(count):
@@ -201,7 +212,7 @@ def lstm_backward(low, high, sizes, like, weight, activations, c, cells, dy, dla
             add(row_of(arriving, b), dhb)
             lstm_row_back(row_of(a, b), row_of(before, b), row_of(after, b), dhb, row_of(through, b), db)
             copy(db, row_of(out, b))
-        times(d, panels, back, False)
+        times(d, count, panels, back, False)
     copy_back(back, at(dh, start, 0, count, n, like), like.dtype.type(1))
 
 
@@ -237,7 +248,7 @@ def gru_forward(low, high, sizes, like, weight, bias, h, entering, activations, 
     for t in range(time):
         for b in range(count):
             copy(row_of(added, 0), row_of(given, b)[: 3 * n])
-        times(state, panels, given, True)
+        times(state, count, panels, given, True)
         x_gates, hidden = at(entering, start, t, count, 3 * n, like), at(y, start, t, count, n, like)
         a = at(activations, start, t, count, 4 * n, like)
         for b in range(count):
@@ -261,7 +272,7 @@ def gru_backward(low, high, sizes, like, weight, activations, h, y, dy, dlast, d
             add(row_of(arriving, b), dhb)
             gru_row_back(row_of(a, b), row_of(before, b), dhb, row_of(of_x, b), db)
             copy(db, row_of(of_h, b))
-        times(d, panels, back, True)  # to the direct part
+        times(d, count, panels, back, True)  # to the direct part
     copy_back(back, at(dh, start, 0, count, n, like), like.dtype.type(1))
 
 

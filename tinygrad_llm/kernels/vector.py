@@ -82,44 +82,54 @@ def _plus(builder, index, number):
     return builder.add(index, ir.Constant(index.type, number))
 
 
-@intrinsic
-def multiply_block(typingctx, a, i, b, j, first, last, c, m, n, add):
-    """``c[m:m+R, n:n+W] = a[i:i+R, first:last] @ b[first:last, j:j+W]``, added to what c holds if `add` is true.
+def block_product(rows):
+    """The product of a block of so many rows: see `multiply_block`."""
 
-    R is `ROWS` and W `block_columns`. a may have any strides; the rows of b and c are contiguous. Nothing is checked:
-    the arrays must be large enough, and of one dtype, and c must not overlap the others.
-    """
-    signature = types.void(a, *[types.intp] * 1, b, *[types.intp] * 3, c, *[types.intp] * 2, types.boolean)
+    def product(typingctx, a, i, b, j, first, last, c, m, n, add):
+        signature = types.void(a, *[types.intp] * 1, b, *[types.intp] * 3, c, *[types.intp] * 2, types.boolean)
 
-    def generate(context, builder, signature, arguments):
-        a, i, b, j, first, last, c, m, n, add = arguments
-        a, b, c = (Matrix(context, builder, signature.args[p], x) for p, x in ((0, a), (2, b), (6, c)))
-        lanes = VECTOR // a.size
-        vector = ir.VectorType(a.element, lanes)
-        name = f"llvm.fmuladd.v{lanes}{a.element.intrinsic_name}"  # one instruction, where the processor has it
-        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-        places = [(row, half) for row in range(ROWS) for half in range(2)]
-        total = {place: cgutils.alloca_once(builder, vector) for place in places}  # LLVM keeps them in registers
-        zero = ir.Constant(vector, None)
-        for place in places:
-            builder.store(zero, total[place])
-        with builder.if_then(add):
+        def generate(context, builder, signature, arguments):
+            a, i, b, j, first, last, c, m, n, add = arguments
+            a, b, c = (Matrix(context, builder, signature.args[p], x) for p, x in ((0, a), (2, b), (6, c)))
+            lanes = VECTOR // a.size
+            vector = ir.VectorType(a.element, lanes)
+            name = f"llvm.fmuladd.v{lanes}{a.element.intrinsic_name}"  # one instruction, where the processor has it
+            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+            unset = ir.Constant(vector, ir.Undefined)
+            places = [(row, half) for row in range(rows) for half in range(2)]
+            total = {place: cgutils.alloca_once(builder, vector) for place in places}  # LLVM keeps them in registers
+            for place in places:
+                builder.store(ir.Constant(vector, None), total[place])
+            with builder.if_then(add):
+                for row, half in places:
+                    builder.store(c.load(_plus(builder, m, row), n, vector, half * lanes), total[row, half])
+            with cgutils.for_range_slice(builder, first, last, ir.Constant(first.type, 1)) as (k, _):
+                right = [b.load(k, j, vector, half * lanes) for half in range(2)]
+                for row in range(rows):
+                    number = a.load(_plus(builder, i, row), k, a.element)
+                    left = builder.insert_element(unset, number, ir.Constant(ir.IntType(32), 0))
+                    left = builder.shuffle_vector(left, left, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
+                    for half in range(2):
+                        place = total[row, half]
+                        builder.store(builder.call(fma, [left, right[half], builder.load(place)]), place)
             for row, half in places:
-                builder.store(c.load(_plus(builder, m, row), n, vector, half * lanes), total[row, half])
-        with cgutils.for_range_slice(builder, first, last, ir.Constant(first.type, 1)) as (k, _):
-            right = [b.load(k, j, vector, half * lanes) for half in range(2)]
-            for row in range(ROWS):
-                number = a.load(_plus(builder, i, row), k, a.element)
-                left = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-                left = builder.shuffle_vector(left, left, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
-                for half in range(2):
-                    place = total[row, half]
-                    builder.store(builder.call(fma, [left, right[half], builder.load(place)]), place)
-        for row, half in places:
-            c.store(builder.load(total[row, half]), _plus(builder, m, row), n, half * lanes)
-        return context.get_dummy_value()
+                c.store(builder.load(total[row, half]), _plus(builder, m, row), n, half * lanes)
+            return context.get_dummy_value()
 
-    return signature, generate
+        return signature, generate
+
+    return intrinsic(product)
+
+
+multiply_block = block_product(ROWS)
+"""``c[m:m+R, n:n+W] = a[i:i+R, first:last] @ b[first:last, j:j+W]``, added to what c holds if `add` is true.
+
+R is `ROWS` and W `block_columns`. a may have any strides; the rows of b and c are contiguous. Nothing is checked: the
+arrays must be large enough, and of one dtype, and c must not overlap the others.
+"""
+
+multiply_pair = block_product(2)
+"""The same for two rows, in the same order: it takes less time, and gives the same bits."""
 
 
 @intrinsic
