@@ -75,6 +75,29 @@ def test_nan_and_infinity(unit):
         np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_geglu_of_ones_is_gelu(dtype):
+    gate = np.append(np.linspace(-12, 12, 1001), [-1e4, 1e4]).astype(dtype)
+    ones = np.ones_like(gate)
+    y, dgate, dup = both(ops.geglu.kernel, gate, ones, ones)
+    expected, slope = both_of_gelu(gate)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(dup, expected)
+    np.testing.assert_allclose(dgate, slope, rtol=4 * np.finfo(dtype).eps)
+
+
+def test_a_large_gate_is_open_though_its_cube_overflows():
+    large = np.array([1e4, 1e13, 1e18], np.float32)
+    ones = np.ones_like(large)
+    for gradient in (both(ops.geglu.kernel, large, ones, ones)[1], both_of_gelu(large)[1]):
+        np.testing.assert_array_equal(gradient, 1)
+
+
+def both_of_gelu(x):
+    y, vjp = ops.gelu.kernel(x)
+    return y, vjp(np.ones_like(x))
+
+
 @each_unit
 def test_three_threads_give_the_same_bits(unit, monkeypatch):
     monkeypatch.setattr(kernels, "PIECE", 1)

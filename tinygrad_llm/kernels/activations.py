@@ -39,13 +39,19 @@ INVERSE_SQRT_2_PI = 1 / math.sqrt(2 * math.pi)
 
 
 @compiled(inline=True)
+def gelu_share(x):
+    """s, the share of x that the tanh form lets through."""
+    return falling((x * x * number(FALLING_CUBIC, x) + number(FALLING_SLOPE, x)) * x)
+
+
+@compiled(inline=True)
 def gelu_tanh(x):
-    return x * falling((x * x * number(FALLING_CUBIC, x) + number(FALLING_SLOPE, x)) * x)
+    return x * gelu_share(x)
 
 
 @compiled(inline=True)
 def gelu_tanh_derivative(x):
-    return gelu_slope(x, falling((x * x * number(FALLING_CUBIC, x) + number(FALLING_SLOPE, x)) * x))
+    return gelu_slope(x, gelu_share(x))
 
 
 @compiled(inline=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinygrad_llm import threads
-from tinygrad_llm.kernels.activations import CUBIC, SLOPE, gelu_slope
+from tinygrad_llm.kernels.activations import gelu_share, gelu_slope, gelu_tanh
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.elementary import number, sigmoid
 from tinygrad_llm.kernels.layout import PIECE, same_float
@@ -36,8 +36,7 @@ def swiglu_backward(low, high, gate, up, dy, dgate, dup):
 def geglu_forward(low, high, gate, up, y):
     gate, up, y = gate[low:high], up[low:high], y[low:high]
     for i in range(len(y)):
-        g = gate[i]
-        y[i] = g * sigmoid((g * g * number(CUBIC, g) + number(SLOPE, g)) * g) * up[i]
+        y[i] = gelu_tanh(gate[i]) * up[i]
 
 
 @compiled
@@ -45,7 +44,7 @@ def geglu_backward(low, high, gate, up, dy, dgate, dup):
     gate, up, dy, dgate, dup = gate[low:high], up[low:high], dy[low:high], dgate[low:high], dup[low:high]
     for i in range(len(dy)):
         g = gate[i]
-        s = sigmoid((g * g * number(CUBIC, g) + number(SLOPE, g)) * g)
+        s = gelu_share(g)
         dgate[i] = dy[i] * up[i] * gelu_slope(g, s)
         dup[i] = dy[i] * (g * s)
 
