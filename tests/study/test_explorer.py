@@ -265,6 +265,31 @@ def test_axes_of_heads():
     assert axes["reshape_2"] == ("batch", "token", "channel")
 
 
+@pytest.mark.parametrize(("name", "gates", "states", "biases"), [("rnn", 1, 1, 1), ("lstm", 4, 2, 1), ("gru", 3, 1, 2)])
+def test_axes_of_recurrent_networks(name, gates, states, biases):
+    table, ids = Tensor(rng().standard_normal((5, 4)), True), np.array([[0, 1, 2], [3, 4, 0]])
+    shapes = [(2, 3)] * states + [(4, 3 * gates), (3, 3 * gates)] + [(3 * gates,)] * biases
+    given = [Tensor(rng().standard_normal(shape), True) for shape in shapes]
+    y, *last = tg.registry[name](ops.embedding(table, ids), *given)
+    loss = ops.sum(y) + ops.sum(last[-1])
+    names = {"y": y, "end": last[-1], "weight": given[states], "bias": given[-1]}
+    axes = {value["name"]: tuple(value["axes"]) for value in data_of(loss, **names)["values"]}
+    assert axes["y"] == ("batch", "token", "channel")
+    assert axes["end"] == ("batch", "channel")
+    assert axes["weight"] == ("input", "output")
+    assert axes["bias"] == ("channel",)
+
+
+def test_axes_of_recurrent_cells():
+    wide, narrow = (Tensor(rng().standard_normal((5, width)), True) for width in (12, 9))
+    ids, unknown = np.array([0, 3]), Tensor(rng().standard_normal((2, 9)), True)
+    h, c = ops.lstm_cell(ops.embedding(wide, ids), np.zeros((2, 3)))
+    after = ops.gru_cell(ops.embedding(narrow, ids), unknown, c)
+    data = data_of(ops.sum(after) + ops.sum(h), h=h, c=c, after=after)
+    axes = {value["name"]: tuple(value["axes"]) for value in data["values"]}
+    assert axes["h"] == axes["c"] == axes["after"] == ("token", "channel")
+
+
 def test_axes_that_are_not_known_are_not_guessed():
     table = Tensor(rng().standard_normal((5, 4)), True)
     x = ops.embedding(table, np.array([[0, 1, 2], [3, 4, 0]]))

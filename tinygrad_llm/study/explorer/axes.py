@@ -34,6 +34,8 @@ ENTRYWISE = frozenset(
 )
 """Operations that keep the axes of the input that has the shape of their output."""
 
+RECURRENT = ("rnn", "lstm", "gru")
+
 IDS: dict[int, Kinds] = {1: ("token",), 2: ("batch", "token")}
 PARAMETERS: dict[tuple[str, str], Kinds] = {
     ("linear", "weight"): ("input", "output"),
@@ -46,6 +48,8 @@ PARAMETERS: dict[tuple[str, str], Kinds] = {
     ("add_layer_norm", "bias"): ("channel",),
     ("add_rms_norm", "gain"): ("channel",),
     ("embedding", "weight"): ("row", "channel"),
+    **{(name, weight): ("input", "output") for name in RECURRENT for weight in ("weight_x", "weight_h")},
+    **{(name, bias): ("channel",) for name in RECURRENT for bias in ("bias", "bias_x", "bias_h")},
 }
 
 
@@ -90,8 +94,10 @@ def _follow(node: Node, given: Sequence[Kinds], shape: tuple[int, ...]) -> Kinds
         return (*given[0][:-1], given[1][-1])
     if node.name == "attention":
         return (*given[0][:3], given[2][3])
-    if node.name in ("self_attention", "split"):
+    if node.name in ("self_attention", "split", "lstm_cell", "gru_cell"):
         return given[0]
+    if node.name in RECURRENT:  # of the states of all steps, or of the last alone
+        return (*given[0][: len(shape) - 1], "channel")
     if node.name == "transpose":
         axes = options.get("axes") if len(arrays) < 2 else arrays[1]
         order = range(len(shape))[::-1] if axes is None else np.atleast_1d(axes)
