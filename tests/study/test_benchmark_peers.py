@@ -78,7 +78,7 @@ def test_torch_has_recurrent_weights_as_it_keeps_them(torch, monkeypatch, name):
 
 
 def test_an_operation_without_an_equal(torch):
-    with pytest.raises(peers.Unsupported, match="torch has no equal of dropout"):
+    with pytest.raises(peers.NoEqual, match="torch has no equal of dropout"):
         peers.job("torch", case("operation", operation="dropout", shape=[3, 4], backward=False))
 
 

@@ -302,12 +302,17 @@ def test_a_contestant_that_fails_is_left_out_with_a_note():
         ours=Scripted("ours", log, told(), turn(2.0), {"peak": 7}),
         torch=Scripted("torch", log, WorkFailed("torch: MemoryError: no")),
         other=Scripted("other", log, ChildProcessError("the worker process of other was ended by signal 9")),
-        third=Scripted("third", log, WorkFailed("third: Unsupported: no such thing")),
+        third=Scripted("third", log, WorkFailed("third: NoEqual: no such thing")),
+        fourth=Scripted("fourth", log, WorkFailed("fourth: Unsupported: dynamo, unlike NoEqual: this is told")),
     )
-    found, notes = measure(crew, "ours", "torch", "other", "third")
+    found, notes = measure(crew, "ours", "torch", "other", "third", "fourth")
     assert list(found.measured) == ["ours"]
-    assert notes == ["a model: torch: MemoryError: no", "a model: the worker process of other was ended by signal 9"]
-    assert crew.ended == ["torch", "other"]
+    assert notes == [
+        "a model: torch: MemoryError: no",
+        "a model: the worker process of other was ended by signal 9",
+        "a model: fourth: Unsupported: dynamo, unlike NoEqual: this is told",
+    ]
+    assert crew.ended == ["torch", "other", "fourth"]
 
 
 def test_without_ours_there_is_no_row():

@@ -16,6 +16,7 @@ from tinygrad_llm.backend import why_no_kernels
 from tinygrad_llm.study.benchmarks.cases import GROUPS, Case, cases
 from tinygrad_llm.study.benchmarks.group import Asker, Process, WorkFailed, alternate
 from tinygrad_llm.study.benchmarks.job import AGREEMENT, agree
+from tinygrad_llm.study.benchmarks.peers import NoEqual
 from tinygrad_llm.study.benchmarks.results import Measured, Results, Row, threads_text
 from tinygrad_llm.study.benchmarks.startup import startup_rows
 from tinygrad_llm.study.machine import Rates
@@ -149,11 +150,14 @@ def measure(case: Case, workers: Workers, rounds: int, progress: Progress, notes
 
 @contextmanager
 def _left_out(name: str, case: Case, workers: Workers, notes: list[str]) -> Iterator[None]:
-    """Inside, a contestant that fails is noted, and its process ended; a crash of our own is an error."""
+    """Inside, a contestant that fails is noted, and its process ended; a crash of our own is an error.
+
+    Nothing is said of one that has no equal of the work.
+    """
     try:
         yield
     except WorkFailed as error:
-        if "Unsupported" not in str(error):
+        if not str(error).startswith(f"{name}: {NoEqual.__name__}: "):
             notes.append(f"{case.name}: {error}")
             workers.end(name)
     except ChildProcessError as error:

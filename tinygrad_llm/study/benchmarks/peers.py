@@ -38,7 +38,7 @@ from tinygrad_llm.tokenizer.pretokenize import pattern_text
 PEERS = ("torch", "tiktoken", "tokenizers")
 
 
-class Unsupported(ValueError):
+class NoEqual(ValueError):
     """The peer has no equal of this case."""
 
 
@@ -59,7 +59,7 @@ def start(contestant: str) -> None:
 
 
 def job(contestant: str, case: Case) -> Job:
-    """The work of a case. Raises Unsupported if the peer has no equal of it."""
+    """The work of a case. Raises NoEqual if the peer has no equal of it."""
     if contestant.startswith("torch"):
         compiled = contestant == "torch.compile"
         return TORCH[case.kind](importlib.import_module("torch"), case, compiled)
@@ -166,7 +166,7 @@ def _operation(torch: Any, case: Case, compiled: bool) -> Job:
     operation = find_operation(case.sizes["operation"])
     function = torch_operations(torch).get(operation.name)
     if function is None:
-        raise Unsupported(f"torch has no equal of {operation.name} here")
+        raise NoEqual(f"torch has no equal of {operation.name} here")
     inputs, options = arguments(operation, case)
     backward = case.sizes["backward"]
     tensors = [_tensor(torch, x, backward) for x in own_layout(operation, inputs)]
