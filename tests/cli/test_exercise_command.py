@@ -59,6 +59,17 @@ def test_hints_and_the_answer(call, here):
     assert re.search(r"sqrt +revealed ", call("--list")[1])
 
 
+def test_an_operation_s_name_stands_for_its_exercise(call, here, tmp_path):
+    assert call("check", "mul")[2].endswith(
+        "mul.py does not exist; write an exercise first, as with: tinygrad-llm exercise mul\n"
+    )
+    call("mul")
+    assert call("check", "mul")[1].startswith("mul: not written yet: mul.py, line ")
+    assert call("check", "mul", "--reveal")[1].startswith("def vjp(dy)")
+    (tmp_path / "mul").write_text("a file of that name", encoding="utf-8")
+    assert "mul is not an exercise" in call("check", "mul")[2]
+
+
 def test_a_folder_of_one_s_own(call, tmp_path):
     call("add", "--dir", "a b")
     assert (tmp_path / "a b" / "add.py").is_file()

@@ -60,7 +60,8 @@ def check(
     Parameters
     ----------
     file
-        The exercise, as tinygrad-llm exercise wrote it and you have changed it.
+        The exercise, as tinygrad-llm exercise wrote it and you have changed it; or the operation's name, for its
+        exercise in the folder exercises.
     hint
         Show the next step of the derivation, one more each time, beside what your vjp gives.
     reveal

@@ -22,6 +22,7 @@ from tinygrad_llm.study.exercises.trial import TIME_LIMIT, Missing, Outcome, exa
 from tinygrad_llm.study.lookup import UnknownOperation, find_operation, refuse_existing
 from tinygrad_llm.study.notation.numbers import plain_numbers
 from tinygrad_llm.study.notation.prose import first_formula, plain_sentence
+from tinygrad_llm.tensor import registry
 
 FOLDER = "exercises"
 _TITLE = re.compile(r'"""Exercise: (\w+)\b')
@@ -263,12 +264,18 @@ def quoted(path: Path) -> str:
 
 
 def _opened(path: str | os.PathLike[str]) -> tuple[Path, Operation, Progress]:
-    """(path, its operation, the progress of its folder), or a ValueError if the file is not an exercise."""
+    """(path, its operation, the progress of its folder), or a ValueError if the file is not an exercise.
+
+    An operation's name stands for its exercise in the usual folder.
+    """
     path = Path(path)
+    if not path.exists() and str(path) in registry:
+        path = Path(FOLDER, f"{path}.py")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the file of one exercise, as in {path / 'softmax.py'}")
     if not path.exists():
-        raise ValueError(f"{path} does not exist; write an exercise first, as with: tinygrad-llm exercise softmax")
+        name = path.stem if path.stem in registry else "softmax"
+        raise ValueError(f"{path} does not exist; write an exercise first, as with: tinygrad-llm exercise {name}")
     try:
         title = _TITLE.search(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
