@@ -202,16 +202,30 @@ def test_it_prints_as_a_tree_that_adds_up():
     y = x * x + x
     y.sum().backward()
     text = str(tg.study.why(x, 0))
-    assert text.startswith("x[0] = 3, gradient 7: 3 paths, 3 + 3 + 1\n")
+    assert text.startswith("x[0] = 3, gradient 7: from 3 uses, 3 + 3 + 1\n")
     assert "├── 3 × 1 = 3  ∂mul[0]/∂x[0] × gradient of mul[0], through mul, as its input y  (explained above)" in text
     assert "∂sum/∂y[0] × gradient of sum (where backward() began)" in text
     x = Tensor(np.array([3.0, 1.0, 2.0]), requires_grad=True)
     (x.sum() - x * 2.0).backward(np.ones(3))
     text2 = str(tg.study.why(x, 0, terms=2))
-    assert text2.startswith("x[0] = 3, gradient 1: 2 paths, 3 - 2\n")
+    assert text2.startswith("x[0] = 3, gradient 1: from 2 uses, 3 - 2\n")
     assert "1  from 1 smaller term\n" in text2
     assert "2  from 2 smaller terms\n" in str(tg.study.why(x, 0, terms=1))
     assert text.endswith("all paths add up to 7; the entry of the gradient is 7; difference 0.0e+00")
+
+
+def test_ten_terms_of_one_use_are_not_called_a_path():
+    x = Tensor(np.array(2.0), requires_grad=True)
+    (x * np.arange(1.0, 11.0)).sum().backward()
+    assert str(tg.study.why(x)).startswith("x = 2, gradient 55: from one use\n")
+
+
+def test_one_number_has_no_index():
+    x = leaf()
+    x.exp().backward()
+    for index in (0, (9,), (1, 2)):
+        with pytest.raises(ValueError, match=r"of a Tensor that is one number: it has no axes; leave the index out"):
+            tg.study.why(x, index)
 
 
 def test_a_sum_of_too_many_terms_still_adds_up():
@@ -244,7 +258,9 @@ class TestMistakes:
     def test_too_few_or_many_indexes(self, index):
         x = leaf(2, 2)
         x.sum().backward()
-        with pytest.raises(ValueError, match=r"not one entry of a Tensor of shape \(2, 2\); give 2 whole numbers"):
+        with pytest.raises(
+            ValueError, match=r"not one entry of a Tensor of shape \(2, 2\); give 2 whole numbers, as in \[0, 0\]"
+        ):
             tg.study.why(x, index)
 
     def test_an_index_outside_and_a_slice(self):

@@ -164,8 +164,8 @@ def _sum_of(paths: tuple[Path, ...]) -> str:
     if not paths:
         return "no path from it carries a gradient"
     if len(paths) == 1:
-        return "one path"
-    return f"{len(paths)} paths, " + " + ".join(short(path.total, 6) for path in paths).replace("+ -", "- ")
+        return "from one use"
+    return f"from {len(paths)} uses, " + " + ".join(short(path.total, 6) for path in paths).replace("+ -", "- ")
 
 
 def _at(name: str, index: Index) -> str:
@@ -295,11 +295,13 @@ def why(
 def _place(tensor: Tensor, index: int | Index) -> Index:
     """`index` as non-negative whole numbers, one for each axis."""
     given = index if isinstance(index, tuple) else (index,)
+    if given and not tensor.ndim:
+        raise ValueError(f"why: {list(given)} of a Tensor that is one number: it has no axes; leave the index out")
     if len(given) != tensor.ndim:
         example = ", ".join("0" for _ in tensor.shape)
         raise ValueError(
             f"why: {list(given)} is not one entry of a Tensor of shape {tensor.shape}; "
-            f"give {tensor.ndim} whole number{'s' if tensor.ndim != 1 else ''}, as in ({example})"
+            f"give {tensor.ndim} whole number{'s' if tensor.ndim != 1 else ''}, as in [{example}]"
         )
     place = []
     for axis, (i, size) in enumerate(zip(given, tensor.shape, strict=True)):
