@@ -50,7 +50,8 @@ def time_forms(dy, last, of_state, of_gates):
     ds = [np.zeros_like(last), *np.moveaxis(dy, 1, 0)]
     ds[-1] = ds[-1] + last
     yield (
-        "state `s_u` depends on `a_t` of every step `t` up to `u`, through all states in between: "
+        "state `s_u` has a cotangent `ds_u` of its own (the last one's includes that of the last state as an output); "
+        "it depends on `a_t` of every step `t` up to `u`, through all states in between: "
         "`da_t = sum_(u >= t) ds_u ∂s_u/∂s_(u-1) ... ∂s_(t+1)/∂s_t ∂s_t/∂a_t`",
         *unrolled(ds, of_state, of_gates),
     )
