@@ -220,8 +220,8 @@ def lstm_forms(x, h, c, weight_x, weight_h, bias, dy):
     dys = np.concatenate((dy[0], np.zeros(y.shape)), axis=2)
     for why, da, dfirst in time_forms(dys, np.concatenate(dy[1:], axis=1), of_state, of_gates):
         why = (
-            f"{why}; here `s_t` is `h_t` and `c_t` together, of which `c_t` has a cotangent of its own only at the last "
-            "step, and `lstm_cell` gives the derivatives of one step"
+            f"{why}; here `s_t` is `h_t` and `c_t` together, of which `c_t` has a cotangent of its own only at the "
+            "last step, and `lstm_cell` gives the derivatives of one step"
         )
         yield why, side_by_side(da, entering.shape), dfirst[:, :units], dfirst[:, units:]
     dh, dc, da = dy[1], dy[2], np.zeros(entering.shape)
