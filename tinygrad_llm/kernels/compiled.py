@@ -54,6 +54,23 @@ def compiled(function: Callable[..., Any] | None = None, *, inline: bool = False
     return dispatcher
 
 
+def is_ready(function: Any) -> bool:
+    """Whether a compiled function has been compiled before, in this process or, kept on disk, in another."""
+    if function.overloads:
+        return True
+    if isinstance(function._cache, NullCache):
+        return False
+    return bool(function._cache._cache_file._load_index())
+
+
+def entry(function: Any) -> Callable[..., Any]:
+    """What a compiled function, which has been called before, calls itself once it has looked at the arguments' types.
+
+    To look takes 0.16 us, as much as a short piece of work. The types must be those of the first call.
+    """
+    return next(iter(function.overloads.values())).entry_point
+
+
 @functools.cache
 def _fingerprint(module: str) -> str:
     """A hash of a module of this folder and of those that it imports: compiled from other sources, it is void."""

@@ -167,6 +167,24 @@ class Tokenizer:
                 raise
             raise TypeError(f"encode: {type(text).__name__} is no text; decode bytes before, as UTF-8") from None
 
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        allowed_special: Collection[str] | Literal["all"] = frozenset(),
+        disallowed_special: Collection[str] | Literal["all"] = "all",
+    ) -> list[np.ndarray]:
+        """The ids of each text, int32, as `encode` gives them; large batches are shared out among the threads.
+
+        The ids of several texts may lie in one piece of memory: keep one, and all of them stay.
+        """
+        texts = list(texts)
+        if self._allowed(allowed_special):
+            return [self._encode_with(text, allowed_special, disallowed_special) for text in texts]
+        disallowed = set(self.special_tokens if disallowed_special == "all" else disallowed_special)
+        for text in texts:
+            self._refuse(text, disallowed)
+        return self._encoder.encode_batch(texts)
+
     def _encode_with(
         self, text: str, allowed_special: Collection[str] | Literal["all"], disallowed: Collection[str] | Literal["all"]
     ) -> np.ndarray:

@@ -7,6 +7,7 @@ in `kernels/encoding.py` does the same with tables of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,9 @@ class Encoder(Protocol):
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32. Raises ValueError for a lone surrogate."""
 
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text."""
+
 
 class PlainEncoder:
     """The reference: see the module."""
@@ -53,6 +57,9 @@ class PlainEncoder:
             known = cache.get(word)
             ids += self._encode_word(word) if known is None else known
         return np.array(ids, dtype=np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
 
     def _encode_word(self, word: str) -> list[int]:
         data = word.encode("utf-8")
@@ -93,8 +100,14 @@ class EitherEncoder:
             return self._compiled.encode(text)
         return self._choose(len(text)).encode(text)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, by several threads where that pays."""
+        return self._choose(sum(map(len, texts))).encode_batch(texts)
+
     def _choose(self, size: int) -> Encoder:
         backend = chosen_backend()
+        if self._compiled is not None and backend != "numpy":
+            return self._compiled
         self._seen += size
         if backend == "numba" or (backend == "auto" and self._seen >= self._worth):
             compile = backend == "numba" or self._seen >= WORTH_COMPILING
