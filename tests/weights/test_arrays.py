@@ -27,6 +27,21 @@ def test_equal_content_gives_equal_bytes(tmp_path):
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
+def test_a_file_that_may_not_be_read_is_not_called_truncated(tmp_path, monkeypatch):
+    file = tmp_path / "x"
+    save_arrays(file, {"a": np.ones(3)}, {})
+    real = Path.open
+
+    def refusing(path, *arguments, **options):
+        if path == file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        load_arrays(file)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
     file = tmp_path / "f"
     files.atomic_write(file, b"old")

@@ -36,6 +36,7 @@ def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """(arrays, about) of a file written by `save_arrays`. A damaged or foreign file is a ValueError that says so."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    path.open("rb").close()  # the library says of a file that may not be read that there is none
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
