@@ -111,3 +111,7 @@ def test_smoothing_starts_at_the_first_value_and_follows():
 def test_samples_are_written_with_their_step(tmp_path):
     write_samples([{"step": 5, "sample": "a"}, {"step": 6, "loss": 1}, {"step": 9, "sample": "b"}], tmp_path / "s")
     assert (tmp_path / "s").read_text(encoding="utf-8") == "--- after step 5 ---\na\n\n--- after step 9 ---\nb\n"
+    write_samples([{"step": 6, "loss": 1}], tmp_path / "s")
+    assert not (tmp_path / "s").exists(), "one that is empty tells nothing"
+    write_samples([], tmp_path / "s")
+    assert not (tmp_path / "s").exists()

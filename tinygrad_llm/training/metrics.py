@@ -73,9 +73,12 @@ def plot_loss(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def write_samples(rows: list[dict[str, Any]], path: Path) -> None:
-    """The sample texts with the step after which each was written."""
+    """The sample texts with the step after which each was written; no file without any."""
     samples = [f"--- after step {row['step']} ---\n{row['sample']}\n" for row in rows if "sample" in row]
-    atomic_write(path, "\n".join(samples).encode())
+    if samples:
+        atomic_write(path, "\n".join(samples).encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def smooth(values: tuple[float, ...], weight: float = 0.95) -> list[float]:
