@@ -221,6 +221,7 @@ def test_texts_that_cannot_be_used_are_one_line_and_status_1(tmp_path, capsys):
     [
         (["generate", "nowhere"], "nowhere: no such folder"),
         (["generate", "."], "tokenizer.json and model.safetensors missing"),
+        (["generate", "{run}/config.toml"], "config.toml: a file, not a run folder; give one"),
         (["eval", "nowhere"], "nowhere: no such folder"),
         (["tokenizer", "encode", "nowhere.json", "a"], "nowhere.json"),
         (["tokenizer", "decode", "{run}", "99999"], "id 99999 is not in this vocabulary"),
@@ -269,6 +270,27 @@ def test_a_full_disk_loses_nothing_and_says_so(text, tmp_path, capsys, monkeypat
     status, output, _ = call(capsys, *arguments, "--resume")
     assert status == 0
     assert "continued after step 2" in output
+
+
+def test_a_text_that_is_not_there_is_told_before_any_measuring(run, capsys):
+    status, output, error = call(capsys, "eval", run, "--data", "nope")
+    assert (status, output) == (1, "")
+    assert error == "tinygrad-llm: error: nope: no such file or folder\n"
+
+
+def test_an_unknown_command_is_answered_with_all_there_are(capsys):
+    status, _, error = call(capsys, "foo")
+    assert status == 2
+    names = "train, generate, eval, derive, tokenizer, exercise, ladder, bench, explore, why"
+    assert error == f'tinygrad-llm: error: Unknown command "foo". Available commands: {names}.\n'
+
+
+def test_the_help_shows_no_empty_defaults(capsys):
+    for command in ("train", "generate", "eval", "derive", "bench", "why", "explore", "ladder"):
+        _, output, _ = call(capsys, command, "--help")
+        assert "default: (" not in output
+        assert "--empty" not in output
+        assert "default: '" not in output
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may write everywhere")

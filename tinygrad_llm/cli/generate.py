@@ -20,10 +20,10 @@ from tinygrad_llm.training import WeightKind, load_rounded
 def generate(
     model: Path,
     *,
-    prompt: tuple[str, ...] = ("",),
+    prompt: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ("",),
     max_tokens: Annotated[int, Parameter(validator=Number(gte=0))] = 200,
     seed: int = 0,
-    stop: tuple[str, ...] = (),
+    stop: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     cache: bool = True,
     weights: WeightKind = "float32",
     threads: Threads = None,

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
+from cyclopts.exceptions import UnknownCommandError
 
 from tinygrad_llm import __version__
 from tinygrad_llm.backend import chosen_backend
@@ -68,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(error: BaseException, status: int, remedy: str = "") -> int:
     message = str(error).strip() or type(error).__name__
+    if isinstance(error, UnknownCommandError) and error.app:  # its own list ends after eight
+        names = ", ".join(name for name in error.app if not name.startswith("-"))
+        message = f"{message.partition(' Available commands: ')[0]} Available commands: {names}."
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = f"tinygrad-llm: error: {message}" + (f" ({remedy})" if remedy else "")

@@ -23,7 +23,7 @@ class TextFiles:
     """
 
     def __init__(self, path: str | PathLike[str], piece: int = PIECE) -> None:
-        self.path = Path(path)
+        self.path = _found(Path(path))
         self.piece = piece
         self.skipped: Counter[str] = Counter()
 
@@ -31,6 +31,13 @@ class TextFiles:
         skipped: Counter[str] = Counter()
         yield from read_documents(self.path, skipped, self.piece)
         self.skipped = skipped  # of a whole iteration; one that is broken off has not seen all files
+
+
+def _found(path: Path) -> Path:
+    """`path`; DataError if nothing is there."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    return path
 
 
 def read_documents(
@@ -43,10 +50,8 @@ def read_documents(
     In a folder, files that are hidden, empty, unreadable or binary (by their first piece) are skipped and counted in
     `skipped`. Raises DataError if nothing is left, and for a single file that is missing, empty, unreadable or binary.
     """
-    path = Path(path)
+    path = _found(Path(path))
     skipped = Counter() if skipped is None else skipped
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
     if not path.is_dir():
         if not path.is_file():  # a pipe can be read only once, and may block for ever
             raise DataError(

@@ -337,7 +337,8 @@ def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[
 def load_run(run: Path) -> tuple[GPT, Tokenizer]:
     """The model and the tokenizer in a run folder."""
     if not run.is_dir():
-        raise ValueError(f"{run}: no such folder; give one that tinygrad-llm train wrote")
+        what = "a file, not a run folder" if run.exists() else "no such folder"
+        raise ValueError(f"{run}: {what}; give one that tinygrad-llm train wrote")
     missing = [name for name in ("tokenizer.json", "model.safetensors") if not (run / name).is_file()]
     if missing:
         raise ValueError(f"{run}: {' and '.join(missing)} missing; is this a folder that tinygrad-llm train wrote?")
@@ -362,8 +363,9 @@ def evaluate_run(run: Path, data: str, console: Console, weights: WeightKind = "
     """Loss, perplexity and bits per byte of a run on `data`, or on the text that it held out."""
     model, tokenizer = load_rounded(run, weights, console)
     if data:
+        texts = TextFiles(data)
         with tempfile.TemporaryDirectory() as folder, waiting(console, "measuring"):
-            tokens = write_tokens(TextFiles(data), tokenizer, Path(folder) / "tokens")
+            tokens = write_tokens(texts, tokenizer, Path(folder) / "tokens")
             measured = measure(model, tokenizer, tokens)
             del tokens  # Windows removes no file that is still mapped
         return measured
