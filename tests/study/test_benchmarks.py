@@ -420,6 +420,21 @@ def test_start_up_is_measured_in_fresh_interpreters(monkeypatch, tmp_path):
     assert sum("tinygrad_llm;" in a[0] for a in asked) == 2
 
 
+def test_fresh_interpreters_keep_what_they_compile(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    startup.seconds("import colorsys; print(1)", 1, str(tmp_path))
+    assert [path.name.partition(".")[0] for path in tmp_path.rglob("colorsys.*.pyc")] == ["colorsys"]
+
+
+def test_without_a_compiler_only_kernels_cannot_be_measured(monkeypatch):
+    monkeypatch.setattr(measuring, "why_no_kernels", lambda: "Numba is not installed")
+    for groups in (["kernels"], ["decode", "kernels"]):
+        with pytest.raises(ValueError, match="bench kernels: there are none here: Numba is not installed; what can be"):
+            measuring.run(groups, (), (1,), "no such case", 1, Console(file=io.StringIO()))
+    with pytest.raises(ValueError, match="no benchmark of decode, tokenizer has such a name"):
+        measuring.run(["decode", "tokenizer"], (), (1,), "no such case", 1, Console(file=io.StringIO()))
+
+
 # -- our side ----------------------------------------------------------------------------------------------------------
 
 
