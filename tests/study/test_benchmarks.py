@@ -363,6 +363,8 @@ def test_kernels_that_cannot_be_compiled_are_not_measured(monkeypatch):
     for groups in (["kernels"], ["train", "kernels"]):
         with pytest.raises(ValueError, match=r"none here: the reason; .* without: train, decode, tokenizer"):
             measuring.run(groups, (), [1], "softmax", 3, Console(file=io.StringIO()))
+    with pytest.raises(ValueError, match="no benchmark of decode has such a name"):  # nothing is compiled for others
+        measuring.run(["decode"], (), [1], "zzz", 3, Console(file=io.StringIO()))
 
 
 def test_a_name_that_nothing_has_is_an_error():
@@ -424,15 +426,6 @@ def test_fresh_interpreters_keep_what_they_compile(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     startup.seconds("import colorsys; print(1)", 1, str(tmp_path))
     assert [path.name.partition(".")[0] for path in tmp_path.rglob("colorsys.*.pyc")] == ["colorsys"]
-
-
-def test_without_a_compiler_only_kernels_cannot_be_measured(monkeypatch):
-    monkeypatch.setattr(measuring, "why_no_kernels", lambda: "Numba is not installed")
-    for groups in (["kernels"], ["decode", "kernels"]):
-        with pytest.raises(ValueError, match="bench kernels: there are none here: Numba is not installed; what can be"):
-            measuring.run(groups, (), (1,), "no such case", 1, Console(file=io.StringIO()))
-    with pytest.raises(ValueError, match="no benchmark of decode, tokenizer has such a name"):
-        measuring.run(["decode", "tokenizer"], (), (1,), "no such case", 1, Console(file=io.StringIO()))
 
 
 # -- our side ----------------------------------------------------------------------------------------------------------
