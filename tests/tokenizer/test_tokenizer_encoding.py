@@ -32,12 +32,12 @@ def tokenizer(request):
 
 def obvious_encode(tokenizer, text):
     """By the definition: in each word, merge the pair of lowest rank, leftmost first, until none is left."""
-    from tinygrad_llm.tokenizer.pretokenize import compile_pattern
+    from tinygrad_llm.tokenizer.pretokenize import compile_pattern, split_words
 
     rank = {pair: number for number, pair in enumerate(tokenizer.merges)}
     id_of = {tokenizer.token_bytes(i): i for i in range(tokenizer.vocab_size)}
     ids = []
-    for word in compile_pattern(tokenizer.pattern).findall(text):
+    for word in split_words(compile_pattern(tokenizer.pattern), text):
         parts = [bytes([byte]) for byte in word.encode()]
         while True:
             ranks = [rank.get((id_of[a], id_of[b]), np.inf) for a, b in pairwise(parts)]

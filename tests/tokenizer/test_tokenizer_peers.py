@@ -1,22 +1,16 @@
-"""Equal merges and ids to Hugging Face's `tokenizers`, equal ids to `tiktoken`.
-
-Both carry Unicode 16 tables, the `regex` package a newer one, so the classes of code points that were added lately
-differ. The texts here hold only characters that this Python's `unicodedata` (14 or later) knows as assigned: on those
-the classes are the same in all of them.
-"""
+"""Equal merges and ids to Hugging Face's `tokenizers`, equal ids to `tiktoken`."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm.tokenizer import PATTERNS, Tokenizer
-from tinygrad_llm.tokenizer.pretokenize import pattern_text
+from tinygrad_llm.tokenizer.pretokenize import hugging_face_text, pattern_text
 
-assigned = st.characters(exclude_categories=("Cs", "Cn"))
 fragments = st.sampled_from(
     ["the", " the", "'s", "'S", "'ſ", "  \n", "\r\n", "12345", "a" * 70, "\u3000", "\x1c", "<|endoftext|>"]
 )
-texts = st.lists(fragments | st.text(assigned, max_size=8), max_size=12).map("".join)
+texts = st.lists(fragments | st.text(max_size=8), max_size=12).map("".join)
 LEARNED_FROM = [
     "The model's gradient of a sum is the sum of gradients; we'll derive it.\n\n  def f(x, y=12345):\n        return x",
     "Größe, naïve, 数字 и буквы \U0001f600\U0001f600 don't DON'T\r\n\t  tabs   and spaces    ",
@@ -35,7 +29,7 @@ def hugging_face_training(texts, vocab_size, pattern):
     if pattern == "gpt2":  # its own built-in pattern, not our spelling of it
         peer.pre_tokenizer = byte_level(add_prefix_space=False, use_regex=True)
     else:
-        regex = split(tokenizers.Regex(pattern_text(pattern)), "isolated")
+        regex = split(tokenizers.Regex(hugging_face_text(pattern)), "isolated")
         parts = [regex, byte_level(add_prefix_space=False, use_regex=False)]
         peer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(parts)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -50,7 +44,7 @@ def hugging_face_training(texts, vocab_size, pattern):
 
 @pytest.mark.parametrize("pattern", sorted(PATTERNS))
 @given(
-    learned_from=st.lists(st.text("ab \n", max_size=30) | st.text(assigned, max_size=30) | texts, max_size=5),
+    learned_from=st.lists(st.text("ab \n", max_size=30) | st.text(max_size=30) | texts, max_size=5),
     merges=st.integers(0, 60),
 )
 def test_training_equals_hugging_faces_trainer(tmp_path_factory, pattern, learned_from, merges):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.tokenizer.alphabet import from_characters, to_characters
-from tinygrad_llm.tokenizer.pretokenize import PATTERNS, pattern_text
+from tinygrad_llm.tokenizer.pretokenize import hugging_face_text, pattern_name
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
@@ -73,9 +73,9 @@ def _added_token(name: str, number: int) -> dict[str, Any]:
 
 def _pre_tokenizer(pattern: str) -> dict[str, Any]:
     """GPT-2's pattern is built into Hugging Face's ByteLevel; any other is spelled out before it."""
-    if pattern_text(pattern) == PATTERNS["gpt2"]:
+    if pattern_name(pattern) == "gpt2":
         return _BYTE_LEVEL
-    split = {"type": "Split", "pattern": {"Regex": pattern_text(pattern)}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": hugging_face_text(pattern)}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL | {"use_regex": False}]}
 
 
@@ -165,7 +165,7 @@ def _pattern(pre_tokenizer: dict[str, Any]) -> str:
             ("Split", {"pattern": {"Regex": str(text)}, "behavior": "Isolated", "invert": False}),
             ("ByteLevel", {"use_regex": False, "add_prefix_space": False}),
         ]:
-            return next((name for name, known in PATTERNS.items() if known == text), text)
+            return pattern_name(text)
     raise ValueError(
         "pre_tokenizer is neither ByteLevel with its own pattern nor one Split (isolated) and ByteLevel without, "
         f"both without prefix space: {json.dumps(pre_tokenizer)[:200]}"
