@@ -12,10 +12,11 @@ from typing import Literal
 
 import numpy as np
 
-from tinygrad_llm.tokenizer import file_format
 from tinygrad_llm.tokenizer.alphabet import BYTE_OF_CHARACTER, BYTE_ORDER
 from tinygrad_llm.tokenizer.decoding import TokenTable, join_tokens, unknown
 from tinygrad_llm.tokenizer.encoding import EitherEncoder
+from tinygrad_llm.tokenizer.formats import tokenizer_json
+from tinygrad_llm.tokenizer.formats.parts import Parts
 from tinygrad_llm.tokenizer.pretokenize import PATTERNS, compile_pattern, pattern_text
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
 from tinygrad_llm.tokenizer.trainer import Pair, Progress, count_words, learn_merges
@@ -120,7 +121,7 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Tokenizer:
         """Read a `tokenizer.json`, ours or Hugging Face's (byte-level BPE). Raises ValueError naming file and fault."""
-        parts = file_format.load(path)
+        parts = tokenizer_json.load(path)
         try:
             return cls(*parts)
         except ValueError as error:
@@ -131,11 +132,9 @@ class Tokenizer:
 
         Written beside and renamed: a crash leaves the old file whole.
         """
-        file_format.save(
+        tokenizer_json.save(
             path,
-            file_format.Parts(
-                self.vocabulary.tokens, self.merges, self.special_tokens, self.pattern, self.vocabulary.whole_words
-            ),
+            Parts(self.vocabulary.tokens, self.merges, self.special_tokens, self.pattern, self.vocabulary.whole_words),
         )
 
     # ---- text to ids

@@ -10,23 +10,14 @@ from __future__ import annotations
 import json
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.tokenizer.alphabet import from_characters, to_characters
+from tinygrad_llm.tokenizer.formats.parts import Parts
 from tinygrad_llm.tokenizer.pretokenize import hugging_face_text, pattern_name
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-
-
-class Parts(NamedTuple):
-    """What a tokenizer is made of: the arguments of `Tokenizer`."""
-
-    tokens: dict[bytes, int]
-    merges: list[tuple[int, int]]
-    special_tokens: dict[str, int]
-    pattern: str
-    whole_words: bool = False
 
 
 # ---- writing
