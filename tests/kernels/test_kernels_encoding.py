@@ -1,5 +1,6 @@
 """The compiled encoder against the plain one."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -94,7 +95,7 @@ def words(text, rule):
     begin, found = np.uint64(memory.ctypes.data), []
     word, end = begin, begin + np.uint64(len(text))
     while word < end:
-        last, word = cut(word, end, end, np.uint64(rule), np.uint64(spans.ctypes.data))
+        last, word = map(np.uint64, cut(word, end, end, np.uint64(rule), np.uint64(spans.ctypes.data)))
         for span in range(int(last - spans.ctypes.data) // int(SPAN)):
             at, size = spans.view(np.uint64)[span * 5 : span * 5 + 2].tolist()
             found.append(text[at - int(begin) : at - int(begin) + size])
@@ -110,6 +111,18 @@ def test_blocks_cut_the_words_of_the_pattern(text):
     for pattern in MACHINES:
         expected = [word.encode() for word in split_words(compile_pattern(pattern), text)]
         assert words(text.encode(), rule_of(pattern)) == expected
+
+
+@pytest.mark.parametrize("pattern", MACHINES)
+@pytest.mark.parametrize("after", ["", "ab", "1", "!", "é"])
+def test_white_space_at_every_place_of_a_block(pattern, after):
+    compiled = compile_pattern(pattern)
+    for length in range(57, 66):
+        for count in range(1, 4):
+            for middle in itertools.product(" \n\t!", repeat=count):
+                text = "x" * length + "".join(middle) + after
+                expected = [word.encode() for word in split_words(compiled, text)]
+                assert words(text.encode(), rule_of(pattern)) == expected
 
 
 @pytest.mark.parametrize("end", ["", "  ", "é", "'s", "1"])

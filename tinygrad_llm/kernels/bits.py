@@ -23,9 +23,9 @@ intrinsic: Any = extending.intrinsic  # what it makes is called without the cont
 
 BYTE, WORD = ir.IntType(8), ir.IntType(64)
 LANES = 64
-MASKS = ("letter", "digit", "white", "space", "apostrophe", "high")
+MASKS = ("letter", "digit", "white", "space", "line", "apostrophe", "high")
 """What `masks` tells of a byte: a to z and A to Z; 0 to 9; tab, line feed, vertical tab, form feed, carriage return and
-space; a space; an apostrophe; part of a character that is not ASCII."""
+space; a space; line feed and carriage return; an apostrophe; part of a character that is not ASCII."""
 
 
 def _memory(builder, address, kind):
@@ -34,7 +34,7 @@ def _memory(builder, address, kind):
 
 @intrinsic
 def masks(typingctx, address):
-    """Six numbers, one for each of `MASKS`: bit i tells of the byte at ``address + i``. Reads 64 bytes."""
+    """Seven numbers, one for each of `MASKS`: bit i tells of the byte at ``address + i``. Reads 64 bytes."""
 
     def generate(context, builder, signature, arguments):
         vector = ir.VectorType(BYTE, LANES)
@@ -55,6 +55,7 @@ def masks(typingctx, address):
             within(chars, "0", 10),
             builder.or_(within(chars, "\t", 5), equal(" ")),
             equal(" "),
+            builder.or_(equal("\n"), equal("\r")),
             equal("'"),
             builder.icmp_signed("<", chars, number(0)),
         )

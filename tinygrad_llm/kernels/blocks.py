@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinygrad_llm.kernels.bits import lowest, masks
+from tinygrad_llm.kernels.bits import highest, lowest, masks
 from tinygrad_llm.kernels.compiled import compiled
-from tinygrad_llm.kernels.pretokenize import GPT2, OWN, SMOLLM, contraction
+from tinygrad_llm.kernels.pretokenize import CL100K, GPT2, LOWER_CASE, O200K, OWN, QWEN2, SMOLLM, contraction
 
 BLOCK = np.uint64(64)
 LAST = np.uint64(62)
@@ -29,7 +29,7 @@ ALL = np.uint64((1 << 64) - 1)
 @compiled(inline=True)
 def has_blocks(rule):
     """Whether a rule has formulas here."""
-    return rule in (OWN, GPT2, SMOLLM)
+    return rule != O200K
 
 
 @compiled(inline=True)
@@ -71,6 +71,40 @@ def own_borders(letter, digit, white, space):
 
 
 @compiled(inline=True)
+def cl100k_borders(letter, digit, white, space, line, known, each, whole):
+    """Signs take the space before them and the line ends after them; other white space is cut after its last line end
+    and before its last character; letters take the one sign or white space, but no line end, before them.
+
+    `known`: how many bytes of ASCII there are, up to the end of the text or of the block. `each` digit is a word, or
+    three are. `whole`: white space that reaches so far is not cut, because its last line end may be still to come.
+    """
+    sign = ~(letter | digit | white)
+    after_signs = (sign << ONE) & line
+    blank = white & ~(line & ~(line + after_signs))  # an addition carries through a run of ones, and makes them zeros
+    plain = blank & ~line
+    indent = (line << ONE) & plain
+    if whole:
+        indent &= below_last(~white & (ALL >> (BLOCK - known)))
+    ends = (plain + indent) & ~plain & line  # where an indent ends with a line end, it is none
+    while ends:
+        indent &= ~(ONE << highest(indent & below(lowest(ends))))
+        ends &= ends - ONE
+    last = plain & ~(white >> ONE)
+    alone = sign & ~(sign << ONE) & ~(sign >> ONE) & ~(space << ONE)
+    taken = (last | alone) & (letter >> ONE)
+    letters = letter & ~(letter << ONE) & ~(taken << ONE)
+    signs = sign & ~(sign << ONE) & ~(space << ONE)
+    whites = (blank & ~(blank << ONE)) | indent | last
+    return letters | signs | whites | (digit if each else in_threes(digit))
+
+
+@compiled(inline=True)
+def below_last(bits):
+    """All bits below the highest one that is set; none if none is."""
+    return below(highest(bits)) if bits else ZERO
+
+
+@compiled(inline=True)
 def in_threes(digit):
     """The first of every three digits in a row."""
     first = digit & ~(digit << ONE)
@@ -87,28 +121,34 @@ def in_threes(digit):
 def borders(address, left, rule):
     """The places, as bits of a number, where words end in the 64 bytes at an address, as far as that is certain.
 
-    `left` bytes remain of the text; after its end there are spaces. `MARGIN` bytes must be readable.
+    The first byte is ASCII. `left` bytes remain of the text; after its end there are spaces. `MARGIN` bytes must be readable.
     """
-    letter, digit, white, space, apostrophe, high = masks(address)
+    letter, digit, white, space, line, apostrophe, high = masks(address)
+    first = lowest(high)  # 64 where all is ASCII
+    known = min(first, left, BLOCK)
+    case = ZERO
     if rule == OWN:
         begins = own_borders(letter, digit, white, space)
+    elif rule == GPT2:
+        begins = gpt2_borders(letter, digit, white, space)
     elif rule == SMOLLM:
         begins = smollm_borders(letter, digit, white, space)
     else:
-        begins = gpt2_borders(letter, digit, white, space)
+        whole = rule == CL100K or known < left
+        begins = cl100k_borders(letter, digit, white, space, line, known, rule == QWEN2, whole)
+        case = LOWER_CASE
     judged = JUDGED
     if left <= LAST:
         begins |= ONE << left
         judged &= below(left + ONE)
     if high:
-        first = lowest(high)
         judged &= below(first) >> ONE
     if apostrophe and rule != OWN:
         quotes = apostrophe & (begins | ONE) & (judged | ONE)
         while quotes:
             place = lowest(quotes)
             quotes &= quotes - ONE
-            length = contraction(address + place, address + MARGIN, ZERO)
+            length = contraction(address + place, address + MARGIN, case)
             if length:
                 end = place + length
                 if end > LAST:

@@ -12,7 +12,7 @@ from tinygrad_llm.kernels.bits import array_at, lowest, prefetch, read_8, read_3
 from tinygrad_llm.kernels.blocks import BLOCK, MARGIN, borders, has_blocks
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.merging import merge_word
-from tinygrad_llm.kernels.pretokenize import word_after
+from tinygrad_llm.kernels.pretokenize import ASCII, word_after
 from tinygrad_llm.kernels.words import (
     COUNT,
     COUNT_BITS,
@@ -75,7 +75,8 @@ def cut(word, limit, end, rule, spans):
     span = spans
     blocks = has_blocks(rule)
     while word < limit and span < spans + CHUNK * SPAN:
-        ends = borders(word, end - word, rule) if blocks else ZERO
+        likely = blocks and read_8(word + ONE) < ASCII  # else the word, perhaps with a space before it, is not ASCII
+        ends = borders(word, end - word, rule) if likely else ZERO
         if ends == ZERO:
             after = word_after(word, end, rule)
             span = add_span(span, word, after - word)
