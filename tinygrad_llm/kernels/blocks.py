@@ -121,7 +121,8 @@ def in_threes(digit):
 def borders(address, left, rule):
     """The places, as bits of a number, where words end in the 64 bytes at an address, as far as that is certain.
 
-    The first byte is ASCII. `left` bytes remain of the text; after its end there are spaces. `MARGIN` bytes must be readable.
+    The first byte is ASCII. `left` bytes remain of the text; after its end there are spaces. `MARGIN` bytes must be
+    readable.
     """
     letter, digit, white, space, line, apostrophe, high = masks(address)
     first = lowest(high)  # 64 where all is ASCII
