@@ -64,3 +64,26 @@ def test_a_resumed_run_hands_its_losses_on(tmp_path, monkeypatch):
         config = TrainConfig(data=str(text), steps=steps, **sizes)
         assert pretrain(config, tmp_path / "run", resume, console, {"steps"}) == 0
     assert [len(losses) for losses in given] == [0, 3]
+
+
+def test_without_a_terminal_counted_work_is_a_line_now_and_then(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(shown.time, "monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=200)
+    with shown.counting(console, "baking") as progress:
+        for seconds, done, total in (
+            (9, 1000, 5000),
+            (1, 2000, 5000),
+            (9, 2500, 5000),
+            (1, 3000, None),
+            (10, 0, None),
+            (10, 5000, 5000),
+        ):
+            now[0] += seconds
+            progress(done, total)
+    assert console.file.getvalue().splitlines() == [
+        "baking ...",
+        "baking: 2,000 of 5,000",
+        "baking: 3,000",
+        "baking ...",
+    ]

@@ -76,10 +76,27 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int | None]
     """A bar for work that is not training: yields a function to be told (done, total), total None if unknown."""
     if not console.is_terminal:
         console.print(f"{what} ...")
-    bar = Bar(TextColumn(what), BarColumn(), console=console, transient=True, disable=not console.is_terminal)
+        yield _lines(console, what)
+        return
+    bar = Bar(TextColumn(what), BarColumn(), console=console, transient=True)
     task = bar.add_task(what, total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(console: Console, what: str) -> Callable[[int, int | None], None]:
+    """A line now and then, of what is done."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= LINE_SECONDS and done != total:
+            last = now
+            counted = f": {done:,}" + (f" of {total:,}" if total is not None else "") if done else " ..."
+            console.print(what + counted)
+
+    return tell
 
 
 def waiting(console: Console, what: str) -> AbstractContextManager[object]:
