@@ -1,9 +1,12 @@
 """Finding operations by name, and refusing to write over files."""
 
+import os
+
 import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.operation import Operation
+from tinygrad_llm.study import lookup
 from tinygrad_llm.study.lookup import UnknownOperation, find_operation, refuse_existing
 
 
@@ -50,3 +53,11 @@ def test_folders_are_no_files(tmp_path, force):
         refuse_existing(tmp_path, force)
     with pytest.raises(ValueError, match="missing does not exist"):
         refuse_existing(tmp_path / "missing" / "new.png", force)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path, monkeypatch, force):
+    """This user may write everywhere, if it is root."""
+    monkeypatch.setattr(lookup.os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*new.png'"):
+        refuse_existing(tmp_path / "new.png", force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def find_operation(operation: str | Operation) -> Operation:
 def refuse_existing(path: str | os.PathLike[str], force: bool = False) -> Path:
     """`path`, if a file may be written there: its folder exists, and nothing is there yet, or `force` is given.
 
-    Raises FileExistsError for an existing file without `force`, and ValueError for a folder or a missing one.
+    Raises FileExistsError for an existing file without `force`, PermissionError for a folder that this user may not
+    write to, and ValueError for a missing one and for a folder in the place of the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -42,4 +44,6 @@ def refuse_existing(path: str | os.PathLike[str], force: bool = False) -> Path:
         raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists already; choose another name, or replace it with --force")
+    if not os.access(path.absolute().parent, os.W_OK):  # also to replace a file: it is written beside the old one
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     return path
