@@ -12,6 +12,7 @@ import pytest
 from tinygrad_llm.cli import arguments as shared_arguments
 from tinygrad_llm.cli.bench import parse_threads
 from tinygrad_llm.cli.main import main
+from tinygrad_llm.study import lookup
 from tinygrad_llm.study.benchmarks import measuring
 from tinygrad_llm.study.benchmarks.results import Measured, Results, Row
 from tinygrad_llm.study.machine import Machine, Rates
@@ -146,7 +147,7 @@ def test_what_cannot_be_done_is_status_1(capsys, asked, tmp_path, monkeypatch):
         (["--compare", empty], "empty.json: not a file of benchmarks: it is not JSON"),
         (["--compare", tmp_path / "no.json"], "no.json: No such file"),
         (["--from", empty], "not a file of benchmarks"),
-        (["--against", "torch"], "--against torch: it is not installed here; pip install 'tinygrad-llm[peers]'"),
+        (["--against", "torch"], "--against torch: it is not installed here; pip install '.[peers]' (in a clone)"),
         (["--against", "jax"], "--against jax: unknown; expected one of torch, tiktoken, tokenizers"),
     ]
     for arguments, message in cases:
@@ -163,10 +164,24 @@ def test_what_was_measured_before_an_interrupt_is_kept(capsys, monkeypatch, tmp_
         keep(results())
         raise KeyboardInterrupt
 
+    path = tmp_path / "found.json"
     monkeypatch.setattr(measuring, "run", run)
     with pytest.raises(KeyboardInterrupt):
-        main(["bench", "train", "--json", str(tmp_path / "found.json")])
-    assert Results.load(tmp_path / "found.json") == results()
+        main(["bench", "train", "--json", str(path)])
+    assert Results.load(path) == results()
+    assert capsys.readouterr().err == f"interrupted: {path} has the 1 row measured so far\n"
+    with pytest.raises(KeyboardInterrupt):
+        main(["bench", "train"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_measuring(capsys, asked, tmp_path, monkeypatch):
+    allowed = lookup.os.access
+    monkeypatch.setattr(lookup.os, "access", lambda path, mode: path != tmp_path and allowed(path, mode))
+    for option, name in (("--json", "a.json"), ("--plot", "a.png")):
+        status, output, error = call(capsys, option, tmp_path / name)
+        assert (status, output, error) == (1, "", f"tinygrad-llm: error: {tmp_path / name}: Permission denied\n")
+    assert asked == []
 
 
 def test_warming_measures_nothing(capsys, asked, monkeypatch):

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,31 @@ def test_only_is_part_of_a_name_or_a_pattern():
     assert cases("train", "llama") == []
 
 
+def test_only_is_matched_with_what_is_shown():
+    assert [c.name for c in cases("decode", "decode*135M*")] == [
+        f"Llama 135M, {w}" for w in ("float32", "int8", "int4")
+    ]
+    assert [c.name for c in cases("decode", "decode: GPT-2 124M, int8")] == ["GPT-2 124M, int8"]
+    assert len(cases("train", "Train: 4 LAYERS")) == 1
+    assert cases("train", "decode*135M*") == cases("decode", "train:") == []
+
+
+def test_first_steps_are_chosen_by_their_names(monkeypatch):
+    monkeypatch.setattr(measuring, "_machine", lambda threads, console: RATES)
+    monkeypatch.setattr(measuring, "startup_rows", lambda *more: [row(name, "train") for name in startup.NAMES])
+    monkeypatch.setattr(measuring, "measure", lambda *more: None)
+
+    def names(only, group="train"):
+        console = Console(file=io.StringIO())
+        return tuple(row.name for row in measuring.run([group], (), [1], only, 3, console).rows)
+
+    assert names("") == names("startup") == names("train:") == startup.NAMES
+    assert names("train: import*numpy") == startup.NAMES[:1]
+    assert names("train: first") == startup.NAMES[1:]
+    assert names("4 layers") == ()
+    assert names("", "decode") == ()
+
+
 def test_cases_are_plain_data():
     for group in ("kernels", "train", "decode", "tokenizer"):
         for case in cases(group, "", ("torch", "tokenizers")):
@@ -169,10 +195,27 @@ def test_a_turn_may_have_a_number_of_runs_and_something_before():
 
 
 def test_cpu_seconds_are_those_of_one_run(monkeypatch):
-    ticks = iter([10.0, 14.0])
+    ticks = iter([10.0, 14.0, 20.0, 21.0])
     monkeypatch.setattr(workers.time, "process_time", lambda: next(ticks))
     clock = Clock(0.25)
-    assert worker_with(Job(clock.work), clock).turn(1.0)["cpu"] == 1.0
+    assert worker_with(Job(clock.work), clock).turn(0.5)["cpu"] == [4.0, 1.0]
+
+
+def test_a_worker_whose_input_ends_stops_in_the_midst_of_its_work():
+    """A SIGTERM to the parent must not leave workers that compute for nobody."""
+    case = Case("kernels", "exp", "operation", {"operation": "exp", "shape": [3, 5], "backward": False}, ())
+    with Process("ours", 1) as process:
+        process.ask("prepare", case=case.plain())
+        process._process.stdin.write(json.dumps({"do": "turn", "seconds": 1000}) + "\n")
+        process._process.stdin.close()
+        assert process._process.wait(60) == 0
+
+
+def test_requests_come_in_their_order_and_then_the_end():
+    ended = threading.Event()
+    found = workers.requests(["a", "b"], lambda status: ended.set())
+    assert [next(found), next(found)] == ["a", "b"]
+    assert ended.wait(60)
 
 
 def test_the_collector_is_on_again_after_a_failure():
@@ -224,7 +267,8 @@ def test_rounds_alternate_and_the_order_moves_on(monkeypatch):
     monkeypatch.setattr("tinygrad_llm.study.benchmarks.group.PAUSE", 0.125)
     log, slept, told = [], [], []
     group = {
-        name: Scripted(name, log, *({"times": [9.0, n, n + 1], "cpu": n} for n in (1, 2, 3))) for name in ("a", "b")
+        name: Scripted(name, log, *({"times": [9.0, n, n + 1], "cpu": [n, 0.0, 9.0]} for n in (1, 2, 3)))
+        for name in ("a", "b")
     }
     found = alternate(group, 3, 0.5, lambda done, total: told.append((done, total)), slept.append)
     assert [name for name, _ in log] == ["a", "b", "b", "a", "a", "b"]
@@ -256,7 +300,7 @@ def told(value=1.0, operations=0.0):
 
 
 def turn(seconds):
-    return {"times": [seconds], "cpu": 2 * seconds}
+    return {"times": [seconds], "cpu": [2 * seconds]}
 
 
 def measure(crew, *contestants):
@@ -348,12 +392,12 @@ def test_a_run_measures_the_machine_before_and_after(monkeypatch):
 def test_how_far_it_has_come_is_shown(monkeypatch):
     monkeypatch.setattr(measuring, "_machine", lambda threads, console: RATES)
     monkeypatch.setattr(measuring, "measure", lambda case, workers, *more: row(case.name, threads=workers.threads))
-    monkeypatch.setattr(measuring, "startup_rows", lambda *arguments: [row("startup")])
+    monkeypatch.setattr(measuring, "startup_rows", lambda *arguments: [row(startup.NAMES[0])])
     console = Console(file=io.StringIO(), width=200)
     found = measuring.run(["train", "tokenizer"], (), [2, 1], "", 3, console)
     lines = console.file.getvalue().splitlines()
     assert len(lines) == len(found.rows) == 14
-    assert lines[0] == "1 of 14: train, 4 layers, C=128, H=4, T=64, B=12, V=65, 2 threads ..."
+    assert lines[0] == "1 of 14: train: 4 layers, C=128, H=4, T=64, B=12, V=65, 2 threads ..."
     assert lines[6] == "7 of 14: first steps, 2 threads ..."
     assert lines[13] == "14 of 14: first steps, 1 thread ..."
 
@@ -564,15 +608,29 @@ def test_rates_by_size(monkeypatch):
     assert found.products == ((2, 3, 4, 2 * 2 * 24.0), (5, 5, 5, 2 * 2 * 125.0))
     assert found.streams == ((1 << 10, 4 * 4096.0), (1 << 12, 4 * 4096.0))
     assert found.machine.gemm == 500.0  # the best of all sizes
+    assert 0 < found.had < 1.5
     assert Rates.from_plain(json.loads(json.dumps(found.plain()))) == found
 
 
 def test_the_better_of_two_measurements_counts():
-    other = Rates(replace(RATES.machine, bandwidth=99e9), ((64, 64, 64, 60e9),), ((1 << 15, 1e9), (1 << 21, 11e9)))
+    streams = ((1 << 15, 1e9), (1 << 21, 11e9))
+    other = Rates(replace(RATES.machine, bandwidth=99e9), ((64, 64, 64, 60e9),), streams, 0.5)
     best = RATES.best(other)
+    assert best.had == other.best(RATES).had == 0.5
     assert best.machine == replace(RATES.machine, bandwidth=99e9)
     assert best.products == ((64, 64, 64, 60e9),)
     assert best.streams == ((1 << 15, 20e9), (1 << 21, 11e9))
+
+
+def test_processor_time_is_shared_among_the_threads(monkeypatch):
+    times = iter([1.0, 4.0])
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(machines.time, "process_time", lambda: next(times))
+    monkeypatch.setattr(machines.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(machines, "_best_time", lambda work, seconds: work())
+    monkeypatch.setattr(machines.threads, "thread_count", lambda: 2)
+    monkeypatch.setattr(machines, "GEMM_SIZE", 4)
+    assert machines._processor_share(0.5) == 0.75
 
 
 # -- results -----------------------------------------------------------------------------------------------------------
@@ -584,6 +642,43 @@ def test_ratios_of_medians_and_of_each_round():
     assert found.ratios("torch") == pytest.approx([1.0, 4.0, 1.0])
     assert found.others == ["reference", "torch"]
     assert found.own.times == pytest.approx(Times(0.15, 0.2, 0.25))
+
+
+def test_a_busy_machine_is_noticed():
+    quiet = row("a", kernel=(1.0, 1.0, 1.1, 1.3, 9.0), reference=(1.0, 1.0, 1.0, 1.4, 1.5))
+    few = row("b", kernel=(1.0, 2.0, 3.0, 4.0))
+    assert results(quiet, few).busy() == []
+    apart = row("c", kernel=(1.0,) * 5, torch=(1.0, 1.0, 1.2, 1.6, 1.6))
+    assert results(quiet, few, apart).busy() == ["in 1 of 3 rows the quartiles are a factor of 1.5 apart"]
+    had = {1: replace(RATES, had=0.86), 2: replace(RATES, had=0.84)}
+    assert results(machines=had).busy() == ["2 threads had 84% of the processor time that they could use"]
+    sizes = ((64, 64, 64, 90e9), (128, 128, 128, 46e9), (256, 256, 256, 22e9), (1, 768, 50257, 1e9))
+    slump = results(machines={1: replace(RATES, products=sizes)})
+    assert slump.busy() == ["a product of 256 × 256 ran with 22 GFLOP/s, and a smaller one with 46, 1 thread"]
+
+
+def test_a_busy_machine_is_told_below_the_tables():
+    busy = results(machines={2: replace(RATES, had=0.5)})
+    last = text_of(tables(busy)).splitlines()[-1]
+    said = "2 threads had 50% of the processor time that they could use"
+    assert last == f"the machine was busy ({said}): do not trust these numbers"
+    assert "busy" not in text_of(tables(results()))
+
+
+def test_an_older_file_says_nothing_of_processor_time(tmp_path):
+    results(machines={2: replace(RATES, had=0.5)}).save(tmp_path / "a.json")
+    plain = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert Results.load(tmp_path / "a.json").machines[2].had == 0.5
+    del plain["machines"]["2"]["had"]
+    (tmp_path / "a.json").write_text(json.dumps(plain), encoding="utf-8")
+    assert Results.load(tmp_path / "a.json").busy() == []
+
+
+def test_the_limit_of_fewer_bits_is_not_that_of_all_bits(tmp_path):
+    found = results(row("GPT-2 124M, int8", "decode", ours=(0.2,), float32=(0.3,)))
+    line = next(line for line in text_of(tables(found)).splitlines() if "limit / time" in line)
+    assert line.split() == ["limit", "/", "time", "50", "%"]
+    assert len(draw(found).axes[1].collections) == 1, "ours alone is drawn"
 
 
 def test_the_limit_and_its_share():
@@ -709,7 +804,7 @@ def test_the_table_of_a_model():
     assert lines["time"] == ["time", "200", "ms", "300", "ms"]
     assert lines["tokens/s"] == ["tokens/s", "500", "333"]
     assert lines["limit / time"][-4:] == ["10", "%", "6.7", "%"]
-    assert lines["ours is faster by"][-1] == "1.50"
+    assert lines["time / ours"] == ["time", "/", "ours", "1.50"]
     assert lines["in each round"][-3:] == ["1.00", "to", "3.00"]
     assert "torch eager" in text
     assert "torch.compile: no compiler" in text
@@ -723,7 +818,7 @@ def test_markdown_for_the_readme():
     assert "torch 2.13, 2026-01-02." in text
     assert "| tiny | 2 | 200 ms | 300 ms | 1.50 | 10 % | 2.00 MB |" in text
     assert "| softmax | 2 | 200 ms | 5.00 s | 300 ms | 5.00 | 10.0 | 50 % | 25.00 | 1.50 |" in text
-    assert "| import | 2 | 300 ms, 1.50 numpy |" in text
+    assert "| import | 2 | 300 ms, numpy 200 ms |" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| softmax") or "GB/s |" in line}
     assert len(widths) == 1
 

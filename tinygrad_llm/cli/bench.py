@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,7 +67,7 @@ def bench(
     threads
         Numbers of threads, as in 1,2; without it the usual one.
     only
-        Measure only what has this in its name; * stands for anything.
+        Measure only what has this in its name, as in "decode: GPT-2*int8"; * stands for anything.
     rounds
         Alternating rounds, of which the median counts.
     json
@@ -89,13 +91,32 @@ def bench(
         others = tuple(name.strip() for name in against.split(",") if name.strip())
         check_installed(others)
         counts = tuple(dict.fromkeys(map(possible_threads, parse_threads(threads))))
-        results = measuring.run(
-            *(tuple(dict.fromkeys(groups)) or GROUPS, others, counts, only, rounds, Console(stderr=True)),
-            keep=lambda found: None if json is None else found.save(json),
-        )
+        chosen = tuple(dict.fromkeys(groups)) or GROUPS
+        with _kept(json) as keep:
+            results = measuring.run(chosen, others, counts, only, rounds, Console(stderr=True), keep=keep)
     _report(results, json, plot)
     slower = old is not None and _compare(results, old)
     return 1 if slower or results.failed else 0
+
+
+@contextmanager
+def _kept(json: Path | None) -> Iterator[Callable[[Results], object]]:
+    """Yields what writes the rows so far; an interrupt says that they are there."""
+    rows = 0
+
+    def keep(found: Results) -> None:
+        nonlocal rows
+        if json is not None:
+            found.save(json)
+            rows = len(found.rows)
+
+    try:
+        yield keep
+    except KeyboardInterrupt:
+        if rows:
+            said = f"interrupted: {json} has the {rows} row{'s' if rows > 1 else ''} measured so far"
+            plain_console(stderr=True).print(said)
+        raise
 
 
 def _check_files(json: Path | None, plot: Path | None, force: bool) -> None:

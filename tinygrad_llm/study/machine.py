@@ -75,30 +75,32 @@ STREAMS = tuple(1 << power for power in (15, 17, 19, 21, 23, 25, 27, 28))
 @dataclass(frozen=True)
 class Rates:
     """Rates by size: `products` has (m, k, n, floating-point operations per second), `streams` (bytes of an array,
-    bytes moved per second)."""
+    bytes moved per second). `had` is the processor time that a product got, of the time of all its threads: about 1,
+    unless other programs took a part."""
 
     machine: Machine
     products: tuple[tuple[int, int, int, float], ...]
     streams: tuple[tuple[int, float], ...]
+    had: float = 1.0
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         return asdict(self)
 
     def best(self, other: Rates) -> Rates:
-        """The higher rates of two measurements of the same sizes."""
+        """The higher rates of two measurements of the same sizes, and the smaller share of processor time."""
         products = (
             (*mine[:3], max(mine[3], theirs[3])) for mine, theirs in zip(self.products, other.products, strict=True)
         )
         streams = ((mine[0], max(mine[1], theirs[1])) for mine, theirs in zip(self.streams, other.streams, strict=True))
-        return Rates(self.machine.best(other.machine), tuple(products), tuple(streams))
+        return Rates(self.machine.best(other.machine), tuple(products), tuple(streams), min(self.had, other.had))
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Self:
         """Back from what `plain` gave."""
         products = tuple((m, k, n, rate) for m, k, n, rate in plain["products"])
         streams = tuple((size, rate) for size, rate in plain["streams"])
-        return cls(Machine(**plain["machine"]), products, streams)
+        return cls(Machine(**plain["machine"]), products, streams, float(plain.get("had", 1.0)))
 
 
 def measure_rates(seconds: float = 4.0) -> Rates:
@@ -111,7 +113,7 @@ def measure_rates(seconds: float = 4.0) -> Rates:
     products = tuple((m, k, n, _product_rate(m, k, n, each)) for m, k, n in PRODUCTS)
     streams = tuple((size, _copy_rate(size, each)) for size in STREAMS)
     fastest = max(machine.gemm, *(rate for *_, rate in products))
-    return Rates(replace(machine, gemm=fastest), products, streams)
+    return Rates(replace(machine, gemm=fastest), products, streams, _processor_share(seconds / 10))
 
 
 def _gemm_rate(seconds: float) -> float:
@@ -123,6 +125,14 @@ def _product_rate(m: int, k: int, n: int, seconds: float) -> float:
     x, y = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
     z = np.empty((m, n), np.float32)
     return 2 * m * k * n / _best_time(lambda: np.matmul(x, y, out=z), seconds)
+
+
+def _processor_share(seconds: float) -> float:
+    """Processor time over time, for each thread, while matrices are multiplied: they leave no thread without work."""
+    x = np.ones((GEMM_SIZE, GEMM_SIZE), np.float32)
+    used, start = time.process_time(), time.perf_counter()
+    _best_time(lambda: np.matmul(x, x), seconds)
+    return (time.process_time() - used) / (time.perf_counter() - start) / threads.thread_count()
 
 
 def _copy_rate(size: int, seconds: float) -> float:

@@ -100,9 +100,14 @@ UPDATED = {"10 M": [[2500, 2000], [2000, 2500]], "124 M": "GPT-2"}
 
 
 def cases(group: str, only: str = "", against: tuple[str, ...] = ()) -> list[Case]:
-    """The cases of a group whose names contain `only`, in which ``*`` stands for anything."""
+    """The cases of a group that `only` fits."""
     found = {"kernels": _kernels, "train": _train, "decode": _decode, "tokenizer": _tokenizer}[group](against)
-    return [case for case in found if fnmatch(case.name.lower(), f"*{only.lower()}*")]
+    return [case for case in found if fits(only, group, case.name)]
+
+
+def fits(only: str, group: str, name: str) -> bool:
+    """Whether ``group: name``, as it is shown, contains `only`, in which ``*`` stands for anything."""
+    return fnmatch(f"{group}: {name}".lower(), f"*{only.lower()}*")
 
 
 def _kernels(against: tuple[str, ...]) -> Iterator[Case]:

@@ -101,7 +101,7 @@ def alternate(
     progress: Callable[[int, int], object] = lambda done, total: None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, CPU seconds) of a run of each worker in each round: the median of its turn.
+    """(seconds, CPU seconds) of a run of each worker in each round: the medians of its turn.
 
     The order moves on by one from round to round, so that none always follows the same other.
     """
@@ -112,6 +112,6 @@ def alternate(
         for name in names[shift:] + names[:shift]:
             sleep(PAUSE)
             reply = workers[name].ask("turn", seconds=seconds)
-            found[name].append((float(np.median(reply["times"])), float(reply["cpu"])))
+            found[name].append((float(np.median(reply["times"])), float(np.median(reply["cpu"]))))
         progress(number + 1, rounds)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import platform
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -13,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from tinygrad_llm.backend import why_no_kernels
-from tinygrad_llm.study.benchmarks.cases import GROUPS, Case, cases
+from tinygrad_llm.study.benchmarks.cases import GROUPS, Case, cases, fits
 from tinygrad_llm.study.benchmarks.group import Asker, Process, WorkFailed, alternate
 from tinygrad_llm.study.benchmarks.job import AGREEMENT, agree
 from tinygrad_llm.study.benchmarks.peers import NoEqual
 from tinygrad_llm.study.benchmarks.results import Measured, Results, Row, threads_text
-from tinygrad_llm.study.benchmarks.startup import startup_rows
+from tinygrad_llm.study.benchmarks.startup import NAMES, startup_rows
 from tinygrad_llm.study.machine import Rates
 from tinygrad_llm.training.progress import counting
 
@@ -26,9 +27,10 @@ OWN = ("kernel", "ours")
 TURN = 0.2
 """About how long a contestant works before it is another one's turn."""
 MACHINE_SECONDS = 5.0
+"""About how long the machine is measured; starting its process takes a few more."""
 PACKAGES = ("tinygrad-llm", "numpy", "numba", "torch", "tiktoken", "tokenizers")
 
-Progress = Callable[[int, int], object]
+Progress = Callable[[int, int | None], object]
 
 
 class Workers:
@@ -75,10 +77,10 @@ def run(
         others = ", ".join(group for group in GROUPS if group != "kernels")
         raise ValueError(f"bench kernels: there are none here: {reason}; what can be measured without: {others}")
     chosen = {group: cases(group, only, against) for group in groups}
-    starting = "train" in groups and only in ("", "startup")
-    if not any(chosen.values()) and not starting:
+    first = [name for name in NAMES if fits(only, "train", name) or only == "startup"] if "train" in groups else []
+    if not any(chosen.values()) and not first:
         raise ValueError(f"--only {only}: no benchmark of {', '.join(groups)} has such a name")
-    total = len(threads) * (sum(map(len, chosen.values())) + starting)
+    total = len(threads) * (sum(map(len, chosen.values())) + bool(first))
     places = (f"{number} of {total}" for number in itertools.count(1))
     machines: dict[int, Rates] = {}
     rows: list[Row] = []
@@ -94,15 +96,16 @@ def run(
             for row in _rows(group, count, rounds, console, notes, places):
                 rows.append(row)
                 keep(found())
-        if starting:
+        if first:
             with counting(console, f"{next(places)}: first steps, {threads_text(count)}") as progress:
-                rows += startup_rows(count, rounds, progress)
+                rows += [row for row in startup_rows(count, rounds, progress) if row.name in first]
         machines[count] = machines[count].best(_machine(count, console))
     return found()
 
 
 def _machine(threads: int, console: Console) -> Rates:
-    with counting(console, f"measuring the machine, {threads_text(threads)}"), Process("ours", threads) as worker:
+    what = f"measuring the machine for about 10 seconds, {threads_text(threads)}"
+    with counting(console, what), Process("ours", threads) as worker:
         return Rates.from_plain(worker.ask("machine", seconds=MACHINE_SECONDS))
 
 
@@ -112,7 +115,7 @@ def _rows(
     """Measure the cases of a group. Kernels share their workers; else each case has fresh ones, for their memory."""
     with Workers(threads) as workers:
         for case in found:
-            with counting(console, f"{next(places)}: {case.group}, {case.name}, {threads_text(threads)}") as progress:
+            with counting(console, f"{next(places)}: {case.group}: {case.name}, {threads_text(threads)}") as progress:
                 row = measure(case, workers, rounds, progress, notes)
             if row is not None:
                 yield row
@@ -131,6 +134,7 @@ def measure(case: Case, workers: Workers, rounds: int, progress: Progress, notes
     for name in sorted(case.contestants, key=lambda name: name not in OWN):
         with _left_out(name, case, workers, notes):
             told[name] = workers.get(name).ask("prepare", case=case.plain())
+            progress(0, None)
             ready[name] = workers.get(name)
             if not agree(told[name]["checks"], told[next(iter(told))]["checks"]):
                 del ready[name]
@@ -142,7 +146,7 @@ def measure(case: Case, workers: Workers, rounds: int, progress: Progress, notes
     measured = {}
     for name, worker in ready.items():
         seconds, cpu = zip(*times[name], strict=True)
-        measured[name] = Measured(tuple(seconds), sorted(cpu)[len(cpu) // 2], worker.ask("finish")["peak"])
+        measured[name] = Measured(tuple(seconds), statistics.median(cpu), worker.ask("finish")["peak"])
     first = next(iter(told.values()))
     amount = first["amount"] or case.amount
     return Row(case.group, case.name, workers.threads, measured, first["operations"], first["moved"], amount, case.unit)

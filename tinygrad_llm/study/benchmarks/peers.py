@@ -48,7 +48,7 @@ def check_installed(names: tuple[str, ...]) -> None:
         if name not in PEERS:
             raise ValueError(f"--against {name}: unknown; expected one of {', '.join(PEERS)}")
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--against {name}: it is not installed here; pip install 'tinygrad-llm[peers]'")
+            raise ValueError(f"--against {name}: it is not installed here; pip install '.[peers]' (in a clone)")
 
 
 def start(contestant: str) -> None:

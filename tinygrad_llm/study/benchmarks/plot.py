@@ -81,7 +81,7 @@ def _limits(axes: Axes, machine: Machine, rows: list[Row]) -> None:
     axes.set_yscale("log")
     axes.plot([low, ridge, high], [slope * low, top, top], color=COLOURS["good"], linewidth=2.2, zorder=2)
     axes.fill_between([low, ridge, high], [slope * low, top, top], 1e9, color=COLOURS["good"], alpha=0.06, zorder=0)
-    slowest = min(rate(row, name) for row in rows for name in row.measured)
+    slowest = min(rate(row, name) for row in rows for name in _drawn(row))
     axes.set_xlim(low, high)
     axes.set_ylim(0.6 * min(slowest, slope * low), 2.2 * top)
     middle = math.sqrt(low * ridge)
@@ -104,12 +104,12 @@ NUMBER: dict[str, Any] = {"color": "#ffffff", "fontsize": 7, "fontweight": "bold
 def _points(axes: Axes, rows: list[Row]) -> None:
     """One point for each contestant, those of a row joined by a thin line; ours carries the row's number."""
     for name in STYLES:
-        drawn = [(row, who) for row in rows for who in row.measured if _style(who) == name]
+        drawn = [(row, who) for row in rows for who in _drawn(row) if _style(who) == name]
         places = [intensity(row) for row, _ in drawn], [rate(row, who) for row, who in drawn]
         if drawn:
             axes.scatter(*places, label=name, linewidths=1.2, zorder=4 + (name == "kernel"), **STYLES[name])
     for number, row in enumerate(rows, 1):
-        rates = [rate(row, name) for name in row.measured]
+        rates = [rate(row, name) for name in _drawn(row)]
         axes.plot([intensity(row)] * 2, [min(rates), max(rates)], color=COLOURS["line"], linewidth=1.4, zorder=1)
         place = (intensity(row), rate(row, _own(row)))
         axes.annotate(str(number), place, ha="center", va="center_baseline", zorder=6, **NUMBER)
@@ -119,10 +119,15 @@ def _style(contestant: str) -> str:
     return "kernel" if contestant == "ours" else contestant
 
 
+def _drawn(row: Row) -> list[str]:
+    """The contestants that move the bytes by which the row is placed: not float32 beside weights of fewer bits."""
+    return [name for name in row.measured if _style(name) in STYLES]
+
+
 def _shares(axes: Axes, results: Results, rows: list[Row]) -> None:
     """A line for each row: how near each contestant comes to the limit."""
     for number, row in enumerate(rows, 1):
-        shares = {_style(name): 100 * results.share(row, name) for name in row.measured}
+        shares = {_style(name): 100 * results.share(row, name) for name in _drawn(row)}
         axes.plot([0, max(shares.values())], [number] * 2, color=COLOURS["line"], linewidth=1.2, zorder=1)
         for name, share in shares.items():
             axes.scatter(share, number, linewidths=1.2, zorder=4 + (name == "kernel"), **STYLES[name])

@@ -48,7 +48,13 @@ def tables(results: Results) -> RenderableType:
             if row.operations or row.moved:
                 title += limits_text(results, row.threads)
             parts += [Text(title, style="bold"), _table(header, body)]
-    return Group(*parts, *(Text(remark, style="dim") for remark in remarks(results)))
+    return Group(*parts, *(Text(remark, style="dim") for remark in remarks(results)), *busy_text(results))
+
+
+def busy_text(results: Results) -> list[Text]:
+    """What to think of the numbers, if the machine had other work to do."""
+    signs = "; ".join(results.busy())
+    return [Text(f"the machine was busy ({signs}): do not trust these numbers", style="bold")] if signs else []
 
 
 def limits_text(results: Results, threads: int) -> str:
@@ -96,7 +102,7 @@ def contestant_cells(results: Results, row: Row) -> tuple[list[str], list[Cells]
     if row.operations or row.moved:
         lines.append(("limit / time", *(percent_text(results.share(row, name)) for name in names)))
     if row.others:
-        lines.append(("ours is faster by", *(_ratio(row.ratio(n)) if n in row.others else "" for n in names)))
+        lines.append(("time / ours", *(_ratio(row.ratio(n)) if n in row.others else "" for n in names)))
         lines.append(("  in each round", *(_rounds(row, n) if n in row.others else "" for n in names)))
     return ["", *(TITLES.get(name, name) for name in names)], [line for line in lines if any(line[1:])]
 
@@ -203,8 +209,11 @@ def kernel_lines(results: Results, rows: Sequence[Row]) -> tuple[list[str], list
 
 
 def _times(row: Row) -> Cells:
-    text = time_text(row.own.times.median)
-    return (text + "".join(f", {_ratio(1 / row.ratio(name))} {name}" for name in row.others),)
+    return (", ".join([time_text(row.own.times.median), *(_beside_text(row, name) for name in row.others)]),)
+
+
+def _beside_text(row: Row, name: str) -> str:
+    return f"{name} {time_text(row.measured[name].times.median)}"
 
 
 def _beside(results: Results, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -21,6 +22,11 @@ SLOWER = 1.1
 ROUNDS, ENOUGH = 7, 5
 """How many rounds are usual, and of how many at least the quartiles say how far chance goes."""
 
+HAD, APART, SLUMP = 0.85, 1.5, 0.5
+"""The machine was busy if a product got less than this share of its threads' time, if a row's quartiles are further
+apart than this factor (on a quiet one they were up to 1.3), or if a square product had less than this share of the rate
+of a smaller one."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -35,6 +41,11 @@ class Measured:
         """Quartiles of the rounds."""
         low, median, high = np.quantile(self.rounds, (0.25, 0.5, 0.75))
         return Times(float(low), float(median), float(high))
+
+    @property
+    def apart(self) -> float:
+        """The third quartile over the first; 1 where there are too few rounds to tell."""
+        return self.times.high / self.times.low if len(self.rounds) >= ENOUGH else 1.0
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,26 @@ class Results:
         return self.machines[row.threads].machine.bound(row.operations, row.moved)
 
     def share(self, row: Row, contestant: str) -> float:
-        """The limit over the measured time."""
+        """The limit over the measured time; NaN for float32 beside fewer bits, which has other bytes to read."""
+        if contestant == "float32":
+            return math.nan
         return self.limit(row) / row.measured[contestant].times.median
+
+    def busy(self) -> list[str]:
+        """Signs that the machine had other work to do; none on a quiet one."""
+        signs = []
+        for threads, rates in self.machines.items():
+            if rates.had < HAD:
+                signs.append(f"{threads_text(threads)} had {rates.had:.0%} of the processor time that they could use")
+            squares = [(size, rate) for size, k, n, rate in rates.products if size == k == n]
+            for (_, before), (size, rate) in itertools.pairwise(squares):
+                if rate < SLUMP * before:
+                    said = f"{rate / 1e9:.0f} GFLOP/s, and a smaller one with {before / 1e9:.0f}"
+                    signs.append(f"a product of {size} × {size} ran with {said}, {threads_text(threads)}")
+        apart = [row for row in self.rows if any(m.apart > APART for m in row.measured.values())]
+        if apart:
+            signs.append(f"in {len(apart)} of {len(self.rows)} rows the quartiles are a factor of {APART:g} apart")
+        return signs
 
     def save(self, path: Path) -> None:
         """Write everything as JSON."""

@@ -10,6 +10,13 @@ from collections.abc import Callable
 from tinygrad_llm.study.benchmarks.group import environment
 from tinygrad_llm.study.benchmarks.results import Measured, Row
 
+NAMES = (
+    "import tinygrad_llm, beside import numpy",
+    "first training step, no kernel compiled yet",
+    "first training step, kernels compiled before",
+)
+"""Names of the rows."""
+
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 FIRST_STEP = """
 import time, numpy
@@ -45,12 +52,12 @@ def startup_rows(
         for number in range(rounds):
             warm.append(seconds(FIRST_STEP, threads, folder))
             progress(2 + rounds + number, total)
-    found = {
-        "import tinygrad_llm, beside import numpy": {name: Measured(tuple(times)) for name, times in imports.items()},
-        "first training step, no kernel compiled yet": {"ours": Measured((cold,))},
-        "first training step, kernels compiled before": {"ours": Measured(tuple(warm))},
-    }
-    return [Row("train", name, threads, measured) for name, measured in found.items()]
+    found = (
+        {name: Measured(tuple(times)) for name, times in imports.items()},
+        {"ours": Measured((cold,))},
+        {"ours": Measured(tuple(warm))},
+    )
+    return [Row("train", name, threads, measured) for name, measured in zip(NAMES, found, strict=True)]
 
 
 def seconds(code: str, threads: int, cache: str) -> float:

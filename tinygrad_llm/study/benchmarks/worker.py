@@ -1,7 +1,8 @@
 """A worker process: builds the work of one contestant and repeats it when it is told to, else it sleeps on a pipe.
 
 Requests and replies are lines of JSON on standard input and output. Whatever the work itself prints goes to standard
-error. The worker ends with its input, so that it cannot outlive the parent, and leaves Ctrl-C to the parent.
+error. The worker ends with its input, whatever it is doing then, so that it cannot outlive the parent, and leaves
+Ctrl-C to the parent.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import dataclasses
 import gc
 import json
 import os
+import queue
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +53,22 @@ class Worker:
         return {"checks": job.checks, "operations": job.operations, "moved": job.moved, "amount": job.amount}
 
     def turn(self, seconds: float) -> dict[str, Any]:
-        """Repeat the work for about so many seconds, once at least: each one's time, and the CPU seconds of one."""
+        """Repeat the work for about so many seconds, once at least: each one's time and CPU seconds."""
         assert self._job is not None
         self._job.before()
         gc.disable()
         times: list[float] = []
-        cpu, end = time.process_time(), self._clock() + seconds
+        cpu: list[float] = []
+        end = self._clock() + seconds
         try:
             while not times or (len(times) < self._job.runs if self._job.runs else self._clock() < end):
-                start = self._clock()
+                used, start = time.process_time(), self._clock()
                 self._job.run()
                 times.append(self._clock() - start)
+                cpu.append(time.process_time() - used)
         finally:
             gc.enable()
-        return {"times": times, "cpu": (time.process_time() - cpu) / len(times)}
+        return {"times": times, "cpu": cpu}
 
     def finish(self) -> dict[str, Any]:
         """The most memory held since the work was built."""
@@ -116,6 +121,20 @@ def answer(worker: Any, line: str) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {message}"}
 
 
+def requests(lines: Iterable[str], end: Callable[[int], object] = os._exit) -> Iterator[str]:
+    """The lines, read by a thread of their own: after the last one the process ends, even in the midst of work."""
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in lines:
+            waiting.put(line)
+        end(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield waiting.get()
+
+
 def main() -> None:
     """Start the contestant that the command line names, and answer until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,7 +147,7 @@ def main() -> None:
         from tinygrad_llm.study.benchmarks.peers import start
     start(contestant)
     worker = Worker(contestant)
-    for line in sys.stdin:
+    for line in requests(sys.stdin):
         print(json.dumps(answer(worker, line)), file=replies, flush=True)
 
 
