@@ -8,16 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("numba", reason="kernels need Numba")
-try:
-    from tinygrad_llm.kernels import encoding as kernel
-    from tinygrad_llm.kernels.byte_pairs import FIELDS, MARGIN, SPAN, SPANS_SIZE, cut
-    from tinygrad_llm.kernels.pretokenize import rule_of
-    from tinygrad_llm.kernels.words import FIRST, SECOND
-except ImportError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytest.importorskip("tinygrad_llm.kernels.compiled", reason="no kernels here", exc_type=ImportError)
 
 from tinygrad_llm import use_backend
+from tinygrad_llm.kernels import encoding as kernel
+from tinygrad_llm.kernels.byte_pairs import FIELDS, MARGIN, SPAN, SPANS_SIZE, cut
+from tinygrad_llm.kernels.pretokenize import rule_of
+from tinygrad_llm.kernels.words import FIRST, SECOND
 from tinygrad_llm.threads import set_threads, thread_count
 from tinygrad_llm.tokenizer import PATTERNS, Tokenizer
 from tinygrad_llm.tokenizer.encoding import EitherEncoder, PlainEncoder, compiled_encoder

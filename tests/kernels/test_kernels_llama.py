@@ -15,11 +15,9 @@ from tinygrad_llm.nn import LayerNorm, Parameter, QuantizedLinear, quantize
 from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.tape import no_grad
 
-pytest.importorskip("numba", reason="kernels need Numba")
-try:
-    from tinygrad_llm.kernels import llama as kernels
-except ImportError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytest.importorskip("tinygrad_llm.kernels.compiled", reason="no kernels here", exc_type=ImportError)
+
+from tinygrad_llm.kernels import llama as kernels
 
 KINDS = ("float32", "int8", "int4")
 CONFIG = LlamaConfig(vocab_size=11, context=9, channels=24, layers=2, heads=6, kv_heads=2, feed_forward=20)

@@ -7,11 +7,11 @@ import pytest
 
 from tinygrad_llm import threads
 
-numba = pytest.importorskip("numba", reason="kernels need Numba")
-try:
-    from tinygrad_llm.kernels.meeting import ARRIVED, meet, run_together, share, watch
-except ImportError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytest.importorskip("tinygrad_llm.kernels.compiled", reason="no kernels here", exc_type=ImportError)
+
+import numba
+
+from tinygrad_llm.kernels.meeting import ARRIVED, meet, run_together, share, watch
 
 
 @pytest.fixture(autouse=True)
