@@ -4,7 +4,9 @@ import ast
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,6 +107,39 @@ def test_a_compiled_kernel_is_kept_and_the_user_is_told_once(tmp_path):
     numbers, told = run(file, NUMBA_CACHE_DIR=folder)
     assert numbers == ["5", "1"]
     assert not told
+
+
+def test_the_user_is_told_while_the_first_kernel_is_still_being_compiled(monkeypatch, capsys):
+    told = threading.Event()
+    monkeypatch.setattr(settings, "PATIENCE", 0.01)
+    notice = settings._Notice()
+    tell = notice._tell
+    monkeypatch.setattr(notice, "_tell", lambda dispatcher: (tell(dispatcher), told.set()))
+    compiling = SimpleNamespace(data={"dispatcher": SimpleNamespace(_cache=None)})
+    notice.on_start(compiling)
+    notice.on_start(compiling)  # a function that it calls
+    notice.on_end(compiling)
+    assert told.wait(60), "the compiling goes on"
+    notice.on_end(compiling)
+    timer = notice.timer
+    notice.on_start(compiling)
+    notice.on_end(compiling)
+    assert notice.timer is timer, "once is enough"
+    assert capsys.readouterr().err.count("compiling kernels for this processor (once; the result is kept) ...") == 1
+
+
+def test_nobody_is_told_of_short_compiling(monkeypatch, capsys):
+    monkeypatch.setattr(settings, "PATIENCE", 1000.0)
+    notice = settings._Notice()
+    compiling = SimpleNamespace(data={"dispatcher": SimpleNamespace(_cache=None)})
+    for seconds in (1000.0, 999.9):
+        notice.on_start(compiling)
+        assert notice.timer.interval == pytest.approx(seconds, abs=0.05)
+        assert notice.timer.daemon
+        notice.on_end(compiling)
+        assert notice.timer.finished.is_set(), "no thread goes on waiting"
+        notice.seconds = 0.1
+    assert capsys.readouterr().err == ""
 
 
 def test_without_a_folder_to_write_to_kernels_are_compiled_each_time(tmp_path):

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,24 +91,32 @@ def _imported(source: str) -> list[str]:
 
 
 class _Notice(event.Listener):
-    """Says once that kernels are being compiled, if that has taken a while."""
+    """Says once that kernels are being compiled, when that has taken a while, be it the first of them."""
 
     def __init__(self) -> None:
         self.seconds, self.depth, self.began, self.told = 0.0, 0, 0.0, False
+        self.timer: threading.Timer | None = None
 
     def on_start(self, event: Any) -> None:
         if self.depth == 0:
             self.began = time.perf_counter()
-            if self.seconds > PATIENCE and not self.told:
-                self.told = True
-                often = _how_often(event.data["dispatcher"])
-                print(f"compiling kernels for this processor ({often}) ...", file=sys.stderr)
+            if not self.told:
+                left = max(0.0, PATIENCE - self.seconds)
+                self.timer = threading.Timer(left, self._tell, [event.data["dispatcher"]])
+                self.timer.daemon = True
+                self.timer.start()
         self.depth += 1
 
     def on_end(self, event: Any) -> None:
         self.depth -= 1
         if self.depth == 0:
             self.seconds += time.perf_counter() - self.began
+            if self.timer:
+                self.timer.cancel()
+
+    def _tell(self, dispatcher: Any) -> None:
+        self.told = True
+        print(f"compiling kernels for this processor ({_how_often(dispatcher)}) ...", file=sys.stderr)
 
 
 def _how_often(dispatcher: Any) -> str:
