@@ -368,7 +368,7 @@ def test_the_better_of_two_measurements_of_the_machine_counts(monkeypatch):
 
 def test_medians_and_quartiles(monkeypatch):
     ticks = iter(range(10**6))
-    steps = iter([1, 1, *[1, 5, 2, 6, 3, 7, 4, 8, 5, 9]])  # one run to study, five to measure: forward, backward
+    steps = iter([1, 1, *[1, 5, 2, 9, 3, 6, 4, 8, 5, 7]])  # one run to study, five to measure: forward, backward
     clock = [0.0]
 
     def perf_counter():
@@ -384,7 +384,7 @@ def test_medians_and_quartiles(monkeypatch):
     rung = rungs._summary(case, "closed form", runs[0], [(r.forward, r.backward) for r in runs[1:]])
     assert rung.forward == (2, 3, 4)
     assert rung.backward == (6, 7, 8)
-    assert rung.total == 10
+    assert rung.total == 10, "the sum of what is shown, not the median of the sums"
 
 
 def test_the_number_of_repeats_follows_the_time(monkeypatch):
@@ -437,11 +437,11 @@ def test_relative_errors(found, exact, error):
 def shown():
     times = ladder_report.Times
     composed = ladder_report.Rung(
-        "composed", times(1e-3, 2e-3, 3e-3), times(4e-3, 5e-3, 6e-3), 7e-3, 1.0, {"x": 2.0, "w": 9.0}, (5, 2000, 1000)
+        "composed", times(1e-3, 2e-3, 3e-3), times(4e-3, 5e-3, 6e-3), 1.0, {"x": 2.0, "w": 9.0}, (5, 2000, 1000)
     )
     composed = ladder_report.Rung(**{**vars(composed), "costs": ladder_report.Costs(5, 2000, 1000)})
     none = times(math.nan, math.nan, math.nan)
-    dense = ladder_report.Rung("dense Jacobian", none, times(1e-5, 2e-5, 3e-5), 2e-5, math.nan, {"x": 1, "w": 0}, None)
+    dense = ladder_report.Rung("dense Jacobian", none, times(1e-5, 2e-5, 3e-5), math.nan, {"x": 1, "w": 0}, None)
     machine = Machine(1e9, 1e6, 1, "test")
     return ladder_report.Ladder("f(x (2,))", 4, machine, 1400, 0, (composed, dense), ("A <note>.",))
 

@@ -307,8 +307,7 @@ def _summary(case: _Case, name: str, study: _Run, times: list[tuple[float, float
     gradients = {
         _input_name(case.operation, i): relative_error(study.gradients[i], exact) for i, exact in case.gradients.items()
     }
-    total = float(np.median(np.nansum(times, axis=1)))
-    return Rung(name, forward, backward, total, max(values, default=math.nan), gradients, study.costs)
+    return Rung(name, forward, backward, max(values, default=math.nan), gradients, study.costs)
 
 
 def relative_error(found: Array, exact: Array) -> float:

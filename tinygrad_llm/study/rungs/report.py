@@ -42,10 +42,14 @@ class Rung:
     name: str
     forward: Times
     backward: Times
-    total: float
     value_error: float
     gradient_errors: dict[str, float]
     costs: Costs | None
+
+    @property
+    def total(self) -> float:
+        """Seconds of forward and backward: the sum of the two medians, as they are printed and drawn."""
+        return self.backward.median + (0.0 if math.isnan(self.forward.median) else self.forward.median)
 
     @property
     def gradient_error(self) -> float:
