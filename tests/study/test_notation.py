@@ -151,6 +151,21 @@ def test_sentences():
     assert notation.html_sentence("<b> and `np.add`") == "&lt;b&gt; and <code>np.add</code>"
 
 
+def test_no_line_ends_between_a_formula_and_what_touches_it():
+    def shape(html):
+        return re.sub("<math.*?</math>", "M", str(html))
+
+    wrapped = '<span class="kept">{}</span>'.format
+    for text, expected in [
+        ("has `y = 0`. Its", f"has {wrapped('M.')} Its"),
+        ("(`x`, or `y`)", f"{wrapped('(M,')} or {wrapped('M)')}"),
+        ("(`x` or `y` or (`z`))", f"{wrapped('(M')} or M or {wrapped('(M))')}"),
+        ("`x` is `y`", "M is M"),
+    ]:
+        assert shape(notation.html_sentence(text)) == expected
+        assert shape(notation.docstring_html(text.replace("`", "``"))) == f"<p>{expected}</p>"
+
+
 def test_what_a_user_quotes_and_is_not_a_formula_is_shown_as_it_is():
     assert notation.plain_sentence("by `x +` and `x**2`") == "by x + and x**2"
     assert notation.html_sentence("by `x +`") == "by <code>x +</code>"

@@ -5,9 +5,9 @@ product before the first step, since they do not depend on the state; each step 
 ``weight_h``. Backward walks from the last step to the first with one product for each step, and the gradients of the
 weights are one product each at the end, over all steps at once. The formulas of one step are in `recurrent_cells.py`.
 
-What is behind all three: the state s_t is a function of s_(t-1) and of a_t, what enters the gates before their
-activations. What arrives at s_t is its own cotangent and what comes back from the next step, and this is all that the
-gradients of step t need::
+What is behind all three: the state ``s_t`` is a function of ``s_(t-1)`` and of ``a_t``, what enters the gates before
+their activations. What arrives at ``s_t`` is its own cotangent and what comes back from the next step, and this is all
+that the gradients of step t need::
 
     delta_t = ds_t + delta_(t+1) ∂s_(t+1)/∂s_t     da_t = delta_t ∂s_t/∂a_t
 
@@ -75,7 +75,7 @@ def rnn(x, h, weight_x, weight_h, bias):
     """``(y, h_T)`` with ``y_t = h_t = tanh(x_t W_x + h_(t-1) W_h + b)``: the plain recurrent network.
 
     Shapes: x (B, T, C), h (B, F) the state before the first step, weight_x (C, F), weight_h (F, F), bias (F,), y
-    (B, T, F), and the last state h_T (B, F). Saves x, h, both weights and y. From the last step to the first::
+    (B, T, F), and the last state ``h_T`` (B, F). Saves x, h, both weights and y. From the last step to the first::
 
         dh_t = dy_t + da_(t+1) W_h^T     da_t = dh_t (1 - h_t^2)
 
@@ -83,7 +83,7 @@ def rnn(x, h, weight_x, weight_h, bias):
 
         dx = da W_x^T,   dW_x = x^T da,   dW_h = sum_t h_(t-1)^T da_t,   db = sum_t da_t
 
-    of which dx and those of the parameters are deferred. Without a step, h_T is h. Cost, with N = B T rows:
+    of which dx and those of the parameters are deferred. Without a step, ``h_T`` is h. Cost, with N = B T rows:
     ``2 N F (C + F)`` floating-point operations forward, twice that backward. PyTorch has a second bias, which would
     only be added to this one. Source: Elman 1990.
     """
@@ -167,9 +167,9 @@ def lstm(x, h, c, weight_x, weight_h, bias):
     """``(y, h_T, c_T)`` with ``y_t = h_t`` and ``(h_t, c_t)`` from `lstm_cell` of ``a_t = x_t W_x + h_(t-1) W_h + b``.
 
     Shapes: x (B, T, C), h and c (B, F) the states before the first step, weight_x (C, 4 F), weight_h (F, 4 F), bias
-    (4 F,), y (B, T, F), and the last states h_T and c_T (B, F). The gates i, f, g and o are side by side. Saves x, h,
-    c, both weights, y, the cell states and what enters the gates: backward begins each step by computing its cell
-    again. From the last step to the first, `lstm_cell` gives da_t and dc_(t-1) of dh_t and dc_t, and::
+    (4 F,), y (B, T, F), and the last states ``h_T`` and ``c_T`` (B, F). The gates i, f, g and o are side by side. Saves
+    x, h, c, both weights, y, the cell states and what enters the gates: backward begins each step by computing its cell
+    again. From the last step to the first, `lstm_cell` gives ``da_t`` and ``dc_(t-1)`` of ``dh_t`` and ``dc_t``, and::
 
         dh_t = dy_t + da_(t+1) W_h^T
 
@@ -177,9 +177,9 @@ def lstm(x, h, c, weight_x, weight_h, bias):
 
         dx = da W_x^T,   dW_x = x^T da,   dW_h = sum_t h_(t-1)^T da_t,   db = sum_t da_t
 
-    of which dx and those of the parameters are deferred. Without a step, h_T is h and c_T is c. Cost, with N = B T
-    rows: ``8 N F (C + F)`` floating-point operations forward, twice that backward. PyTorch has a second bias, which
-    would only be added to this one. Source: Hochreiter and Schmidhuber 1997.
+    of which dx and those of the parameters are deferred. Without a step, ``h_T`` is h and ``c_T`` is c. Cost, with
+    N = B T rows: ``8 N F (C + F)`` floating-point operations forward, twice that backward. PyTorch has a second bias,
+    which would only be added to this one. Source: Hochreiter and Schmidhuber 1997.
     """
     check_sequence("lstm", 4, x, h, c=c, weight_x=weight_x, weight_h=weight_h, bias=bias)
     entering, linear_vjp = linear.reference(x, weight_x, bias)
@@ -283,13 +283,14 @@ def _(rng, shape=(2, 3, 3)):
 
 @op
 def gru(x, h, weight_x, weight_h, bias_x, bias_h):
-    """``(y, h_T)`` with ``y_t = h_t`` from `gru_cell` of ``x_t W_x + b_x``, ``h_(t-1) W_h + b_h`` and h_(t-1).
+    """``(y, h_T)`` with ``y_t = h_t`` from `gru_cell` of ``x_t W_x + b_x``, ``h_(t-1) W_h + b_h`` and ``h_(t-1)``.
 
     Shapes: x (B, T, C), h (B, F) the state before the first step, weight_x (C, 3 F), weight_h (F, 3 F), bias_x and
-    bias_h (3 F,), y (B, T, F), and the last state h_T (B, F). The gates r, z and n are side by side. There are two
+    bias_h (3 F,), y (B, T, F), and the last state ``h_T`` (B, F). The gates r, z and n are side by side. There are two
     biases because the reset gate multiplies one of them: see `gru_cell`. Saves x, h, both weights, y and the
     projections ``a_t = x_t W_x + b_x`` and ``g_t = h_(t-1) W_h + b_h``: backward begins each step by computing its cell
-    again. From the last step to the first, `gru_cell` gives da_t, dg_t and the direct part of dh_(t-1), and::
+    again. From the last step to the first, `gru_cell` gives ``da_t``, ``dg_t`` and the direct part of ``dh_(t-1)``,
+    and::
 
         dh_t = dy_t + dg_(t+1) W_h^T + dh_(t+1) z_(t+1)
 
@@ -297,7 +298,7 @@ def gru(x, h, weight_x, weight_h, bias_x, bias_h):
 
         dx = da W_x^T,   dW_x = x^T da,   dW_h = sum_t h_(t-1)^T dg_t,   db_x = sum_t da_t,   db_h = sum_t dg_t
 
-    of which dx and those of the parameters are deferred. Without a step, h_T is h. Cost, with N = B T rows:
+    of which dx and those of the parameters are deferred. Without a step, ``h_T`` is h. Cost, with N = B T rows:
     ``6 N F (C + F)`` floating-point operations forward, twice that backward. Source: Cho et al. 2014, arXiv:1406.1078.
     """
     check_sequence("gru", 3, x, h, weight_x=weight_x, weight_h=weight_h, bias_x=bias_x, bias_h=bias_h)

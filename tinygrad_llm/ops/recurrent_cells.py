@@ -43,7 +43,7 @@ def lstm_gates(gates):
 def lstm_cell(gates, c):
     """``(h, c')``: one step of an LSTM, from its gates before their activations and the cell state.
 
-    Shapes: gates (..., 4 F), the parts a_i, a_f, a_g and a_o side by side; c, h and c' (..., F). With
+    Shapes: gates (..., 4 F), the parts ``a_i``, ``a_f``, ``a_g`` and ``a_o`` side by side; c, h and c' (..., F). With
     ``s(a) = 1 / (1 + e^-a)``::
 
         i = s(a_i)     f = s(a_f)     g = tanh(a_g)     o = s(a_o)
@@ -143,8 +143,8 @@ def gru_gates(x_gates, h_gates):
 def gru_cell(x_gates, h_gates, h):
     """``h'``: one step of a GRU, from what the input and the state give to its gates, and the state.
 
-    Shapes: x_gates and h_gates (..., 3 F), the parts x_r, x_z, x_n and h_r, h_z, h_n side by side; h and h' (..., F).
-    With ``s(a) = 1 / (1 + e^-a)``::
+    Shapes: x_gates and h_gates (..., 3 F), the parts ``x_r``, ``x_z``, ``x_n`` and ``h_r``, ``h_z``, ``h_n`` side by
+    side; h and h' (..., F). With ``s(a) = 1 / (1 + e^-a)``::
 
         r = s(x_r + h_r)     z = s(x_z + h_z)     n = tanh(x_n + r h_n)     h' = (1 - z) n + z h
 
@@ -153,10 +153,10 @@ def gru_cell(x_gates, h_gates, h):
         dx_n = dh' (1 - z) (1 - n^2)     dh_n = dx_n r
         dx_r = dh_r = dx_n h_n r (1 - r)     dx_z = dh_z = dh' (h - n) z (1 - z)     dh = dh' z
 
-    Saves h, r, z, n and h_n. The reset gate r multiplies the product of h with its matrix, bias included, rather than h
-    itself: so the products for all gates can be one. This, and the order of the gates, are PyTorch's. h' is computed as
-    ``n + z (h - n)``. The sigmoid takes no exponential of a positive number: gates of +-1e4 are as safe as others.
-    Source: Cho et al. 2014, arXiv:1406.1078, where r multiplies h.
+    Saves h, r, z, n and ``h_n``. The reset gate r multiplies the product of h with its matrix, bias included, rather
+    than h itself: so the products for all gates can be one. This, and the order of the gates, are PyTorch's. h' is
+    computed as ``n + z (h - n)``. The sigmoid takes no exponential of a positive number: gates of +-1e4 are as safe as
+    others. Source: Cho et al. 2014, arXiv:1406.1078, where r multiplies h.
     """
     check_gates("gru_cell", 3, h, "h", x_gates=x_gates, h_gates=h_gates)
     r, z, n, m = gru_gates(x_gates, h_gates)

@@ -45,8 +45,9 @@ STYLE = """
 .study math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math; }
 .study .steps p math, .study .lead-formula math { math-style: normal; }
 .study .lead-formula { font-size: 1.35em; margin: 0.9em 0; overflow-x: auto; overflow-y: hidden; }
-.study .formulas { display: flex; flex-wrap: wrap; align-items: center; gap: 0.6em 2.5em; margin: 1em 1.5em;
-  overflow-x: auto; }
+.study .formulas { display: flex; flex-wrap: wrap; align-items: center; gap: 0.6em 2.5em; margin: 0.8em 1.5em;
+  padding: 0.2em 0; overflow-x: auto; overflow-y: hidden; }
+.study .kept { white-space: nowrap; }
 .study .source .k, .study .source .kn, .study .source .ow { color: var(--word); }
 .study .source .kc, .study .source .mi, .study .source .mf { color: var(--constant); }
 .study .source .nf, .study .source .nd, .study .source .nc { color: var(--accent); }

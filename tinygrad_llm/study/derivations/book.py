@@ -83,7 +83,8 @@ BOOK_STYLE = """
 
 _SYMBOLS = (
     ("dy", "the cotangent of the result: the derivative of the loss by each of its entries; it is given"),
-    ("dx", "the gradient of the input x, which the vjp finds; of several inputs also gx, gy, dW, ..."),
+    ("dx", "the gradient of the input x, which the vjp finds; likewise dgain, dweight, ..."),
+    ("gx", "the same, where an input is itself called y, whose gradient is then gy"),
     ("∂y_i/∂x_j", "an entry of the Jacobian; i and j number the entries of the result and of the input"),
     ("delta_ij", "1 where i = j, else 0"),
     ("[ids_n = v]", "1 where the condition holds, else 0"),

@@ -25,6 +25,7 @@ from tinygrad_llm.study.notation.typesetting import mathml, terminal
 _CODE = re.compile(r"[\"'][\w.,> -]*[\"']|[@:]|[A-Za-z]\.[A-Za-z]")
 _DOCUMENTED = re.compile(r"``(?P<formula>.+?)``|`(?P<name>[^`]+)`|arXiv:(?P<paper>\d{4}\.\d{4,5})", re.DOTALL)
 _LEAD = re.compile(r"``(.+?)``[,.:;]?\s*", re.DOTALL)
+_PUNCTUATED = re.compile(r"\(?<math\b(?:(?!</math>).)*</math>[.,:;)]+|\(<math\b(?:(?!</math>).)*</math>", re.DOTALL)
 _BLOCK_GAP = re.compile(r",?\s{2,}")
 
 
@@ -54,7 +55,7 @@ def docstring_formulas(doc: str) -> list[str]:
 def html_sentence(text: str) -> Markup:
     """A sentence of a derivation with its formulas as MathML."""
     pieces = text.split("`")
-    return Markup().join(formula_html(p) if i % 2 else escape(p) for i, p in enumerate(pieces))
+    return kept(Markup().join(formula_html(p) if i % 2 else escape(p) for i, p in enumerate(pieces)))
 
 
 def plain_sentence(text: str, space: str = " ") -> str:
@@ -62,6 +63,11 @@ def plain_sentence(text: str, space: str = " ") -> str:
     pieces = text.split("`")
     pieces[1::2] = [f.replace(" ", space) if len(f) < 50 else f for f in map(formula_text, pieces[1::2])]
     return "".join(pieces)
+
+
+def kept(text: Markup) -> Markup:
+    """HTML in which no line ends between a formula and the brackets and stops that touch it."""
+    return Markup(_PUNCTUATED.sub(lambda match: f'<span class="kept">{match[0]}</span>', text))
 
 
 def formula_html(span: str, display: bool = False) -> Markup:
@@ -145,7 +151,7 @@ def _prose(text: str, links: Mapping[str, str]) -> Markup:
     for match in _DOCUMENTED.finditer(text):
         parts += [escape(text[end : match.start()]), _quoted(match, links)]
         end = match.end()
-    return Markup("").join([*parts, escape(text[end:])])
+    return kept(Markup("").join([*parts, escape(text[end:])]))
 
 
 def _quoted(match: re.Match[str], links: Mapping[str, str]) -> Markup:
