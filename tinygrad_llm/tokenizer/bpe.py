@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 
+from tinygrad_llm.tokenizer import formats
 from tinygrad_llm.tokenizer.alphabet import BYTE_OF_CHARACTER, BYTE_ORDER
 from tinygrad_llm.tokenizer.decoding import TokenTable, join_tokens, unknown
-from tinygrad_llm.tokenizer.encoding import EitherEncoder
-from tinygrad_llm.tokenizer.formats import tokenizer_json
-from tinygrad_llm.tokenizer.formats.parts import Parts
+from tinygrad_llm.tokenizer.formats.parts import Conventions, Parts
+from tinygrad_llm.tokenizer.preparing import encoder_for
 from tinygrad_llm.tokenizer.pretokenize import PATTERNS, compile_pattern, pattern_text
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
 from tinygrad_llm.tokenizer.trainer import Pair, Progress, count_words, learn_merges
@@ -42,20 +42,22 @@ class Tokenizer:
         special_tokens: Mapping[str, int],
         pattern: str,
         whole_words: bool = False,
+        normal_form: str = "",
+        conventions: Conventions = Conventions(),  # noqa: B008 (it cannot be changed)
     ) -> None:
-        """`whole_words`: see `Vocabulary`.
+        """`whole_words`, `normal_form`: see `Vocabulary`; `conventions`: what a model expects around its text.
 
-        Raises ValueError for a single byte without token, an id used twice, a merge of unknown tokens, a pattern that
-        is none.
+        Raises ValueError for an id used twice, a merge of unknown tokens, a pattern that is none.
         """
         if pattern not in PATTERNS:
             compile_pattern(pattern)
-        self.vocabulary = Vocabulary(dict(tokens), list(merges), pattern, whole_words)
+        self.vocabulary = Vocabulary(dict(tokens), list(merges), pattern, whole_words, normal_form)
         self.special_tokens = dict(special_tokens)
+        self.conventions = conventions
         self._bytes = self.vocabulary.bytes_of | {number: name.encode() for name, number in special_tokens.items()}
         self._check_special_tokens()
         self._names = list(special_tokens) if len(special_tokens) <= _FEW else []
-        self._encoder = EitherEncoder(self.vocabulary)
+        self._encoder = encoder_for(self.vocabulary)
 
     def _check_special_tokens(self) -> None:
         if len(self._bytes) < len(self.vocabulary.tokens) + len(self.special_tokens):
@@ -119,23 +121,40 @@ class Tokenizer:
         return cls(tokens, merges, {name: number for number, name in enumerate(names)}, pattern)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Tokenizer:
-        """Read a `tokenizer.json`, ours or Hugging Face's (byte-level BPE). Raises ValueError naming file and fault."""
-        parts = tokenizer_json.load(path)
+    def load(
+        cls,
+        path: str | PathLike[str],
+        pattern: str | None = None,
+        special_tokens: Mapping[str, int] | None = None,
+    ) -> Tokenizer:
+        """Read a tokenizer.json, GPT-2's encoder.json and vocab.bpe, .tiktoken ranks, a GGUF file, or a folder.
+
+        See `formats`. `pattern` and `special_tokens` (name to id) are for files that do not hold them. Raises
+        ValueError that names the file and the fault.
+        """
+        parts = formats.load(path, pattern, special_tokens)
         try:
             return cls(*parts)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a `tokenizer.json` that Hugging Face's `Tokenizer.from_file` reads too, with the same ids.
+        """Write it, in the format that the name stands for: see `formats`.
 
+        A tokenizer.json holds everything; Hugging Face's `Tokenizer.from_file` reads it too, with the same ids.
         Written beside and renamed: a crash leaves the old file whole.
         """
-        tokenizer_json.save(
-            path,
-            Parts(self.vocabulary.tokens, self.merges, self.special_tokens, self.pattern, self.vocabulary.whole_words),
+        vocabulary = self.vocabulary
+        parts = Parts(
+            vocabulary.tokens,
+            vocabulary.merges,
+            self.special_tokens,
+            vocabulary.pattern,
+            vocabulary.whole_words,
+            vocabulary.normal_form,
+            self.conventions,
         )
+        formats.save(path, parts)
 
     # ---- text to ids
 
@@ -286,6 +305,8 @@ class Tokenizer:
         ]
         if self.vocabulary.whole_words:
             content.append("whole words")
+        if self.vocabulary.normal_form:
+            content.append(self.vocabulary.normal_form)
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode("utf-8")).hexdigest()
 
     def __repr__(self) -> str:

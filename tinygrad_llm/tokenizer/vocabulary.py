@@ -10,17 +10,30 @@ class Vocabulary:
 
     `tokens` gives each token's id, `merges` the pairs of ids in the order in which they are merged, `pattern` the name
     or the regular expression of `pretokenize`. `whole_words`: a word that is a token is not merged but looked up, even
-    where merging would lead elsewhere (`ignore_merges` in a tokenizer.json; tiktoken does so too).
+    where merging would lead elsewhere (`ignore_merges` in a tokenizer.json; tiktoken does so too). `normal_form`: "NFC"
+    if text is brought into that normal form before.
 
-    `bytes_of` gives the bytes of each id, `made` the id that each merge makes.
+    `bytes_of` gives the bytes of each id, `made` the id that each merge makes, `absent` the single bytes without token:
+    see `preparing`.
     """
 
-    def __init__(self, tokens: dict[bytes, int], merges: list[Pair], pattern: str, whole_words: bool = False) -> None:
-        """Raises ValueError for a byte without token, an id negative or used twice, a merge of unknown tokens."""
+    def __init__(
+        self,
+        tokens: dict[bytes, int],
+        merges: list[Pair],
+        pattern: str,
+        whole_words: bool = False,
+        normal_form: str = "",
+    ) -> None:
+        """Raises ValueError for no tokens, an id negative or used twice, a merge of unknown tokens, a wrong form."""
         self.tokens, self.merges, self.pattern, self.whole_words = tokens, merges, pattern, whole_words
+        self.normal_form = normal_form
+        if normal_form not in ("", "NFC"):
+            raise ValueError(f'normal_form {normal_form!r} is neither "" nor "NFC"')
         self.bytes_of = {number: token for token, number in tokens.items()}
-        if missing := [byte for byte in range(256) if bytes([byte]) not in tokens]:
-            raise ValueError(f"the vocabulary has no token for the single byte 0x{missing[0]:02X}")
+        if not tokens:
+            raise ValueError("the vocabulary is empty")
+        self.absent = bytes(byte for byte in range(256) if bytes([byte]) not in tokens)
         if len(self.bytes_of) < len(tokens):
             raise ValueError("the vocabulary gives one id to two tokens")
         if (lowest := min(self.bytes_of)) < 0:

@@ -1,32 +1,38 @@
 """Hugging Face's `tokenizer.json`, for byte-level BPE: what we write, and what we can read without a difference.
 
 The parts of the file: `model` (vocab: token to id; merges in order), `pre_tokenizer` (the pattern), `added_tokens`
-(the special tokens), `decoder`. Tokens are written in the characters of `alphabet`. Whatever would change the ids and
-is not built here (a normalizer, dropout, a prefix space ...) is refused by name, never ignored.
+(the special tokens), `normalizer` (none, or normal form C), `post_processor` (special tokens before and after each
+text), `decoder`. Tokens are written in the characters of `alphabet`. Whatever would change the ids and is not built
+here (dropout, a prefix space ...) is refused by name, never ignored.
+
+All added tokens count as special tokens here, whether the file calls them so or not: they are encoded only where that
+is allowed. `tokenizer_config.json`, which stands beside, tells more: see there.
 """
 
 from __future__ import annotations
 
 import json
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from tinygrad_llm.files import atomic_write
-from tinygrad_llm.tokenizer.alphabet import from_characters, to_characters
-from tinygrad_llm.tokenizer.formats.parts import Parts
-from tinygrad_llm.tokenizer.pretokenize import hugging_face_text, pattern_name
+from tinygrad_llm.tokenizer.alphabet import to_characters
+from tinygrad_llm.tokenizer.formats import tokenizer_config
+from tinygrad_llm.tokenizer.formats.checks import bytes_of_all, check_ids, field, merges_of, read_json, refuse
+from tinygrad_llm.tokenizer.formats.parts import Conventions, Parts
+from tinygrad_llm.tokenizer.pretokenize import PATTERNS, hugging_face_text, pattern_name
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_DIGITS = {"type": "Digits", "individual_digits": True}
 
 
 # ---- writing
 
 
-def save(path: str | PathLike[str], parts: Parts) -> None:
+def save(path: Path, parts: Parts) -> None:
     """Write the file: beside, flushed to the disk, then renamed, so that no reader ever sees half of it."""
-    content = json.dumps(_to_json(parts), ensure_ascii=False, indent=1) + "\n"
-    atomic_write(Path(path), content.encode("utf-8"))
+    atomic_write(path, (json.dumps(_to_json(parts), ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+    tokenizer_config.save(path, parts)
 
 
 def _to_json(parts: Parts) -> dict[str, Any]:
@@ -38,9 +44,9 @@ def _to_json(parts: Parts) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": sorted(added, key=lambda token: token["id"]),
-        "normalizer": None,
+        "normalizer": {"type": parts.normal_form} if parts.normal_form else None,
         "pre_tokenizer": _pre_tokenizer(parts.pattern),
-        "post_processor": None,
+        "post_processor": _post_processor(parts),
         "decoder": _BYTE_LEVEL,
         "model": {
             "type": "BPE",
@@ -64,100 +70,140 @@ def _added_token(name: str, number: int) -> dict[str, Any]:
 
 def _pre_tokenizer(pattern: str) -> dict[str, Any]:
     """GPT-2's pattern is built into Hugging Face's ByteLevel; any other is spelled out before it."""
-    if pattern_name(pattern) == "gpt2":
+    name = pattern_name(pattern)
+    if name == "gpt2":
         return _BYTE_LEVEL
+    if name == "smollm":
+        return {"type": "Sequence", "pretokenizers": [_DIGITS, _BYTE_LEVEL]}
     split = {"type": "Split", "pattern": {"Regex": hugging_face_text(pattern)}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL | {"use_regex": False}]}
+
+
+def _post_processor(parts: Parts) -> dict[str, Any] | None:
+    before, after = parts.conventions.before, parts.conventions.after
+    if not before and not after:
+        return None
+    name_of = {number: name for name, number in parts.special_tokens.items()}
+    names = {number: name_of[number] for number in (*before, *after)}
+
+    def around(letter: str, kind: int) -> list[dict[str, Any]]:
+        text = {"Sequence": {"id": letter, "type_id": kind}}
+        first, last = ([{"SpecialToken": {"id": names[i], "type_id": kind}} for i in ids] for ids in (before, after))
+        return [*first, text, *last]
+
+    special = {name: {"id": name, "ids": [number], "tokens": [name]} for number, name in names.items()}
+    pair = [*around("A", 0), *around("B", 1)]
+    return {"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": special}
 
 
 # ---- reading
 
 
-def load(path: str | PathLike[str]) -> Parts:
-    """Read the file. Raises ValueError that names the file and what is wrong with it; OSError if it cannot be read."""
-    try:
-        return _from_json(json.loads(Path(path).read_bytes().decode("utf-8"), object_pairs_hook=_without_repeats))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a tokenizer.json: no UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a tokenizer.json, or cut short: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: not a tokenizer.json: brackets nested too deep") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(items)
-    if len(result) < len(items):
-        keys = [key for key, _ in items]
-        raise ValueError(f"{next(key for key in result if keys.count(key) > 1)!r} stands twice in one table")
-    return result
-
-
-def _from_json(content: Any) -> Parts:
-    model = _field(content, "model", dict)
-    if model.get("type", "BPE") != "BPE":
-        raise ValueError(f"model type {model['type']!r}, but only byte-level BPE can be read")
-    _refuse(model, "model", ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
-    _refuse(content, "the file", ("normalizer",))
-    if content.get("post_processor"):
-        kind = _field(content, "post_processor", dict).get("type")
-        if kind != "ByteLevel":
-            raise ValueError(f"post_processor {kind!r} is not supported")
-    specials: dict[str, int] = {}
-    for token in _field(content, "added_tokens", list) if content.get("added_tokens") else []:
-        specials[_field(token, "content", str)] = _field(token, "id", int)
-        _refuse(token, f"added token {token['content']!r}", ("single_word", "lstrip", "rstrip"))
-    vocab = _field(model, "vocab", dict)
+def load(path: Path) -> Parts:
+    """Read the file. Raises ValueError that says what is wrong with it; OSError if it cannot be read."""
+    content = read_json(path)
+    if isinstance(content, dict) and content and all(type(number) is int for number in content.values()):
+        raise ValueError("holds tokens only, no merges; name it vocab.json, and put its merges.txt beside it")
+    model = field(content, "model", dict)
+    if (kind := model.get("type", "BPE")) != "BPE":
+        reader = "; WordPieceTokenizer.load reads it" if kind == "WordPiece" else ""
+        raise ValueError(f"model type {kind!r}, but only byte-level BPE can be read{reader}")
+    refuse(model, "model", ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"))
+    specials = _special_tokens(content)
+    vocab = field(model, "vocab", dict)
     for text, number in vocab.items():
-        if type(number) is not int:
-            raise ValueError(f"vocab: the id of {text!r} is {number!r}, not a whole number")
         if specials.get(text, number) != number:
             raise ValueError(f"special token {text!r} has the ids {specials[text]} and {number}")
-    tokens = {from_characters(text): number for text, number in vocab.items() if text not in specials}
-    merges = [_merge(merge, rank, vocab) for rank, merge in enumerate(_field(model, "merges", list))]
-    pattern = _pattern(_field(content, "pre_tokenizer", dict))
-    return Parts(tokens, merges, specials, pattern, bool(model.get("ignore_merges")))
+    check_ids(vocab | specials)
+    ordinary = {text: number for text, number in vocab.items() if text not in specials}
+    tokens = dict(zip(bytes_of_all(list(ordinary)), ordinary.values(), strict=True))
+    merges = merges_of(field(model, "merges", list), vocab)
+    pattern = _pattern(field(content, "pre_tokenizer", dict))
+    before, after = _around(content.get("post_processor"), specials)
+    conventions = tokenizer_config.load(path, specials | vocab, Conventions(before, after))
+    whole_words, normal_form = bool(model.get("ignore_merges")), _normal_form(content)
+    return Parts(tokens, merges, specials, pattern, whole_words, normal_form, conventions)
 
 
-def _field(table: Any, name: str, kind: type) -> Any:
-    if not isinstance(table, dict) or name not in table:
-        raise ValueError(f"field {name!r} is missing")
-    if not isinstance(table[name], kind):
-        raise ValueError(f"field {name!r} is a {type(table[name]).__name__}, but must be a {kind.__name__}")
-    return table[name]
+def _special_tokens(content: dict[str, Any]) -> dict[str, int]:
+    specials: dict[str, int] = {}
+    for token in field(content, "added_tokens", list) if content.get("added_tokens") else []:
+        name, number = field(token, "content", str), field(token, "id", int)
+        if name in specials:
+            raise ValueError(f"added token {name!r} stands twice")
+        specials[name] = number
+        refuse(token, f"added token {name!r}", ("single_word", "lstrip", "rstrip"))
+    return specials
 
 
-def _refuse(table: dict[str, Any], where: str, names: tuple[str, ...]) -> None:
-    for name in names:
-        if table.get(name):
-            raise ValueError(f"{where} has {name} {table[name]!r}, which is not supported")
+def _normal_form(content: dict[str, Any]) -> str:
+    match content.get("normalizer"):
+        case None:
+            return ""
+        case {"type": "NFC"}:
+            return "NFC"
+        case {"type": "Sequence", "normalizers": []}:
+            return ""
+        case {"type": "Sequence", "normalizers": [{"type": "NFC"}]}:
+            return "NFC"
+        case other:
+            raise ValueError(f"normalizer {json.dumps(other)[:100]} is not supported; only NFC is")
 
 
-def _merge(merge: Any, rank: int, vocab: dict[str, int]) -> tuple[int, int]:
-    """A merge is a pair of tokens; older files write it as one text with a space between."""
-    pair = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(pair, list) or len(pair) != 2:
-        raise ValueError(f"merge {rank} is {merge!r}, not a pair of tokens")
-    for text in pair:
-        if not isinstance(text, str) or text not in vocab:
-            raise ValueError(f"merge {rank} {merge!r} refers to {text!r}, which is not in the vocab")
-    return vocab[pair[0]], vocab[pair[1]]
+def _around(post_processor: Any, specials: dict[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids before and after each text."""
+    if post_processor is None:
+        return (), ()
+    step = field({"post_processor": post_processor}, "post_processor", dict)
+    steps = field(step, "processors", list) if step.get("type") == "Sequence" else [step]
+    found: tuple[tuple[int, ...], tuple[int, ...]] = (), ()
+    for step in steps:
+        match step:
+            case {"type": "ByteLevel"}:  # moves offsets only, which we have none of
+                pass
+            case {"type": "TemplateProcessing", "single": list(single)} if found == ((), ()):
+                found = _template(single, specials)
+            case _:
+                raise ValueError(f"post_processor {json.dumps(step)[:100]} is not supported")
+    return found
+
+
+def _template(single: list[Any], specials: dict[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    sides: list[list[int]] = [[]]
+    for piece in single:
+        match piece:
+            case {"Sequence": _}:
+                sides.append([])
+            case {"SpecialToken": {"id": str(name)}} if name in specials:
+                sides[-1].append(specials[name])
+            case _:
+                raise ValueError(f"post_processor: {json.dumps(piece)[:100]} is no special token of this vocabulary")
+    if len(sides) != 2:
+        raise ValueError("post_processor: a TemplateProcessing without its text, or with two")
+    return tuple(sides[0]), tuple(sides[1])
 
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str:
     """The name of the pattern if it is one of ours, else its regular expression."""
-    steps = _field(pre_tokenizer, "pretokenizers", list) if "pretokenizers" in pre_tokenizer else [pre_tokenizer]
+    steps = field(pre_tokenizer, "pretokenizers", list) if "pretokenizers" in pre_tokenizer else [pre_tokenizer]
     match [(step.get("type"), step) for step in steps if isinstance(step, dict)]:
         case [("ByteLevel", {"use_regex": True, "add_prefix_space": False})]:
             return "gpt2"
         case [
-            ("Split", {"pattern": {"Regex": str(text)}, "behavior": "Isolated", "invert": False}),
+            ("Digits", {"individual_digits": True}),
+            ("ByteLevel", {"use_regex": True, "add_prefix_space": False}),
+        ]:
+            return "smollm"
+        case [
+            ("Split", {"pattern": {"Regex": str(text)}, "behavior": str(behavior), "invert": bool(invert)}),
             ("ByteLevel", {"use_regex": False, "add_prefix_space": False}),
         ]:
-            return pattern_name(text)
+            name = pattern_name(text)
+            if (behavior, invert) == ("Isolated", False):
+                return name
+            if (behavior, invert) == ("Removed", True) and name in PATTERNS:
+                return name  # what no match covers is removed; but these cover everything
     raise ValueError(
-        "pre_tokenizer is neither ByteLevel with its own pattern nor one Split (isolated) and ByteLevel without, "
-        f"both without prefix space: {json.dumps(pre_tokenizer)[:200]}"
+        "pre_tokenizer is none of: ByteLevel with its own pattern, after Digits (individual) or not; or one Split "
+        f"(isolated) and ByteLevel without; all without prefix space: {json.dumps(pre_tokenizer)[:200]}"
     )
