@@ -2,17 +2,17 @@
 
 Each pattern is a list of alternatives, tried in order at each position, that together match every character. In them
 
-    \\p{L}       a letter: of these \\p{Lu} capital, \\p{Ll} small, \\p{Lt} with a capital first part, \\p{Lm} and \\p{Lo}
-                without case
+    \\p{L}       a letter: of these \\p{Lu} capital, \\p{Ll} small, \\p{Lt} with a capital first part,
+                \\p{Lm} and \\p{Lo} without case
     \\p{M}       a mark: an accent that follows its letter
     \\p{N}       a number
     \\s, \\S      white space, anything else
     (?i:...)    ignores case
-     ?          in front: a word may begin with one space, so that "word" and " word" are two tokens
-    \\s+(?!\\S)  white space without its last character, which is left to the word that follows; all of it at the end of
-                a text
-    ++ ?+ *+    a plus sign after a repetition forbids to give back what it took: here this saves time, and changes no
-                word
+    " ?"        in front: a word may begin with one space, so that "word" and " word" are two tokens
+    \\s+(?!\\S)   white space without its last character, which is left to the word that follows;
+                all of it at the end of a text
+    ++ ?+ *+    a plus sign after a repetition forbids to give back what it took;
+                here this saves time, and changes no word
 
 For the patterns that have a name the classes are those of Unicode 16.0 (`unicode_classes`).
 """
