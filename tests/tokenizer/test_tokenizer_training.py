@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm.random import stream
-from tinygrad_llm.tokenizer import PATTERNS, Tokenizer, trainer
+from tinygrad_llm.tokenizer import PATTERNS, Tokenizer, trainer, word_counts
 from tinygrad_llm.tokenizer.alphabet import BYTE_ORDER
 from tinygrad_llm.tokenizer.pretokenize import compile_pattern, split_words
-from tinygrad_llm.tokenizer.trainer import count_words
+from tinygrad_llm.tokenizer.trainer import learn_merges
+from tinygrad_llm.tokenizer.word_counts import Words, most_frequent
 
 # few letters make many ties, overlaps ("aaaa") and pairs that run out
 tied_texts = st.lists(st.text("ab \n", max_size=30), max_size=5)
@@ -30,8 +31,9 @@ def merge_everywhere(symbols, pair, new):
     return result
 
 
-def obvious_merges(texts, pattern, vocab_size, specials=1):
-    """Merges by the definition: count all pairs, take the best, merge it everywhere, begin again."""
+def obvious_merges(texts, pattern, vocab_size, specials=1, min_count=1):
+    """Merges by the definition, each with its count and the symbols it saved: count all pairs, take the best, merge it
+    everywhere, begin again."""
     id_of_byte = {byte: specials + place for place, byte in enumerate(BYTE_ORDER)}
     words = [
         [id_of_byte[b] for b in word.encode()] for text in texts for word in split_words(compile_pattern(pattern), text)
@@ -39,19 +41,31 @@ def obvious_merges(texts, pattern, vocab_size, specials=1):
     merges = []
     while specials + 256 + len(merges) < vocab_size:
         counts = Counter(pair for word in words for pair in pairwise(word))
-        if not counts:
+        if not counts or max(counts.values()) < min_count:
             break
         pair = min(counts, key=lambda pair: (-counts[pair], pair))
+        before = sum(map(len, words))
         words = [merge_everywhere(word, pair, specials + 256 + len(merges)) for word in words]
-        merges.append(pair)
+        merges.append((pair, counts[pair], before - sum(map(len, words))))
     return merges
 
 
 @pytest.mark.parametrize("pattern", sorted(PATTERNS))
-@given(texts=tied_texts | st.lists(st.text(max_size=30), max_size=5), merges=st.integers(0, 40))
-def test_merges_are_those_of_the_definition(pattern, texts, merges):
-    tokenizer = Tokenizer.train(texts, 257 + merges, pattern=pattern)
-    assert tokenizer.merges == obvious_merges(texts, pattern, 257 + merges)
+@given(
+    texts=tied_texts | st.lists(st.text(max_size=30), max_size=5),
+    merges=st.integers(0, 40),
+    min_count=st.integers(1, 3),
+)
+def test_merges_are_those_of_the_definition(pattern, texts, merges, min_count):
+    explained = []
+    tokenizer = Tokenizer.train(
+        texts, 257 + merges, pattern=pattern, min_count=min_count, explain=lambda learned: explained.append(learned)
+    )
+    obvious = obvious_merges(texts, pattern, 257 + merges, min_count=min_count)
+    assert tokenizer.merges == [pair for pair, _, _ in obvious]
+    learned = explained[0]
+    assert list(zip(learned.pairs, learned.counts, learned.saved, strict=True)) == obvious
+    assert learned.symbols == sum(len(text.encode()) for text in texts)
 
 
 def test_ties_go_to_the_smaller_left_id_then_the_smaller_right_id():
@@ -88,11 +102,15 @@ def test_texts_are_read_once_and_one_by_one():
 # ---- more different words than are kept
 
 
+def count_words(texts, pattern):
+    return dict(word_counts.count_words(texts, pattern).items())
+
+
 @pytest.fixture
 def small_table(monkeypatch):
-    monkeypatch.setattr(trainer, "_MOST_WORDS", 20)
-    monkeypatch.setattr(trainer, "_MOST_BYTES", 200)
-    monkeypatch.setattr(trainer, "_MEASURED_EVERY", 100)
+    monkeypatch.setattr(word_counts, "MOST_WORDS", 20)
+    monkeypatch.setattr(word_counts, "MOST_BYTES", 200)
+    monkeypatch.setattr(word_counts, "BATCH", 100)
 
 
 def obvious_counts(texts):
@@ -124,23 +142,40 @@ def test_of_long_words_without_spaces_the_pieces_are_kept(small_table):
     texts = ["".join("天地玄黃"[i] for i in generator.integers(0, 4, 40)) for _ in range(50)]
     counts = count_words(texts, "own")
     assert 0 < sum(map(len, counts)) <= 200
-    assert all(len(word.decode()) <= trainer._PIECE for word in counts)
+    assert all(len(word.decode()) <= word_counts.PIECE for word in counts)
     tokenizer = Tokenizer.train(texts, 280)
     assert {"天", "地", "玄", "黃"} <= {tokenizer.decode([i]) for i in range(tokenizer.vocab_size)}
-    assert max(map(len, count_words(["z" * 10_000] * 2, "own"))) == trainer._PIECE  # longer than the whole table
+    assert max(map(len, count_words(["z" * 10_000] * 2, "own"))) == word_counts.PIECE  # longer than the whole table
+
+
+def test_the_most_frequent_words_stay_in_their_order_and_of_equal_ones_the_first(small_table):
+    counted = {b"a": 1, b"bb": 3, b"c" * 90: 2, b"d": 1, b"e": 1, b"f" * 10: 1, b"g": 5}
+    kept = [(b"a", 1), (b"bb", 3), (b"c" * 90, 2), (b"d", 1), (b"e", 1), (b"g", 5)]
+    assert list(most_frequent(Words.of(counted)).items()) == kept
+    many = {str(i).encode(): 1 + i % 2 for i in range(30)}  # twenty are allowed: ten stay
+    assert [word for word, _ in most_frequent(Words.of(many)).items()] == [str(i).encode() for i in range(1, 21, 2)]
+    assert list(most_frequent(Words.of({})).items()) == []
+
+
+def test_the_table_is_measured_after_texts_of_so_many_characters(small_table):
+    words = [f" {a}{b}" for a in "abcd" for b in "abcdefgh"]  # 32 words of 3 characters: less than a batch of 100
+    assert len(count_words(words, "own")) == 10
+    assert count_words([*words, " ab" * 2, " cd"], "own")[b" cd"] == 1  # 102: seen again after the choice
+    assert count_words([*words, " cd"], "own")[b" cd"] == 2  # 99
 
 
 def test_the_memory_for_words_without_end_is_bounded(small_table):
     def texts():
         generator = stream(0, "letters")
-        for _ in range(3000):
+        for _ in range(1200):
             yield "".join(map(chr, generator.integers(0x4E00, 0x9000, 40)))
 
+    count_words(["words"], "own")  # what this loads is not measured
     tracemalloc.start()
     count_words(texts(), "own")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 100_000  # all of them: 500,000
+    assert peak < 100_000  # all of them: 200,000
 
 
 def test_the_vocabulary_stays_smaller_when_no_pair_is_left():
@@ -159,10 +194,52 @@ def test_ids_are_special_tokens_then_bytes_then_merges():
 
 def test_progress_is_reported_to_its_end():
     seen = []
-    Tokenizer.train(
-        ["some text to learn from, some more of it"], 270, progress=lambda done, total: seen.append((done, total))
-    )
+    text = "some text to learn from, some more of it"
+    Tokenizer.train([text], 270, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (13, 13)
+
+
+def test_of_much_text_the_compiled_twins_give_the_same(monkeypatch):
+    """Whether a twin is asked for is decided by the size of the text, and by whether it was compiled before."""
+    calls, backend = [], "auto"
+
+    def twin(name, declines):
+        def called(*arguments):
+            calls.append((name, arguments[-1]))
+            return NotImplemented if declines else arguments[0]
+
+        return called
+
+    monkeypatch.setattr(word_counts, "chosen_backend", lambda: backend)
+    monkeypatch.setattr(trainer, "chosen_backend", lambda: backend)
+    monkeypatch.setattr(word_counts, "compiled_counting", twin("count", True))
+    monkeypatch.setattr(trainer, "compiled_learning", twin("learn", True))
+    monkeypatch.setattr(word_counts, "WORTH_LOADING", 50)
+    monkeypatch.setattr(word_counts, "WORTH_COMPILING", 60)
+    monkeypatch.setattr(trainer, "WORTH_LOADING", 10)
+    monkeypatch.setattr(trainer, "WORTH_COMPILING", 20)
+    for text, expected in [
+        ("abc " * 12 + "a", []),
+        ("abcdefghi", []),
+        ("abcdefghij", [("learn", False)]),
+        ("ab " * 16 + "ab", [("count", False)]),
+        ("ab " * 20, [("count", True)]),
+        ("abcdefghijklmnopqrst", [("learn", True)]),
+    ]:
+        assert Tokenizer.train([text], 260).merges
+        assert calls == expected
+        calls.clear()
+    backend = "numpy"
+    assert Tokenizer.train(["abcdefghijklmnopqrst" * 9], 260).merges
+    assert calls == []
+    backend = "numba"
+    assert Tokenizer.train(["ab"], 260).merges
+    assert calls == [("count", True), ("learn", True)]
+    monkeypatch.setattr(word_counts, "compiled_counting", twin("count", False))
+    monkeypatch.setattr(trainer, "compiled_learning", twin("learn", False))
+    assert list(word_counts.count_words(iter(["ab", "cd"]), "own")) == [["ab", "cd"]]
+    words = Words.of({b"ab": 1})
+    assert learn_merges(words, [0] * 256, 1, 1) is words
 
 
 def test_wrong_arguments_are_named():
@@ -172,6 +249,10 @@ def test_wrong_arguments_are_named():
         Tokenizer.train(["text"], 256)
     with pytest.raises(TypeError, match=r"write \[text\] for a single text"):
         Tokenizer.train("text", 300)
+    with pytest.raises(TypeError, match="texts holds bytes, but must be strings"):
+        Tokenizer.train(["text", b"text"], 300)
+    with pytest.raises(ValueError, match="min_count 0: must be at least 1"):
+        Tokenizer.train(["text"], 300, min_count=0)
     with pytest.raises(ValueError, match="holds a name twice"):
         Tokenizer.train(["text"], 300, special_tokens=["<|a|>", "<|a|>"])
     with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at position 2"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property, lru_cache
 from os import PathLike
 from typing import Literal
@@ -19,8 +19,9 @@ from tinygrad_llm.tokenizer.formats.parts import Conventions, Parts
 from tinygrad_llm.tokenizer.preparing import encoder_for
 from tinygrad_llm.tokenizer.pretokenize import PATTERNS, compile_pattern, pattern_text
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
-from tinygrad_llm.tokenizer.trainer import Pair, Progress, count_words, learn_merges
+from tinygrad_llm.tokenizer.trainer import Learned, Pair, Progress, learn_merges
 from tinygrad_llm.tokenizer.vocabulary import Vocabulary
+from tinygrad_llm.tokenizer.word_counts import count_words
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
@@ -93,12 +94,16 @@ class Tokenizer:
         pattern: str = "own",
         special_tokens: Iterable[str] = (DOCUMENT_SEPARATOR,),
         progress: Progress | None = None,
+        min_count: int = 1,
+        explain: Callable[[Learned], None] | None = None,
     ) -> Tokenizer:
         """Learn a vocabulary of `vocab_size` tokens from texts, which are read once, one after the other.
 
         `pattern` is "own", "gpt2", "cl100k" or a regular expression (see `pretokenize`). Special tokens get ids 0, 1,
         ...; their names are ordinary text in `texts`. `progress(done, total)` counts merges. If the texts have no pair
-        left to merge, the vocabulary stays smaller: compare `vocab_size` of the result.
+        left to merge that stands in them `min_count` times, the vocabulary stays smaller: compare `vocab_size` of the
+        result. `explain` is given what each merge did. The merges are those of Hugging Face's BpeTrainer (see
+        `trainer` for ties), whose `min_frequency` is `min_count`.
         Raises ValueError if vocab_size < 256 + the number of special tokens, or for a text with a lone surrogate.
         """
         names = [special_tokens] if isinstance(special_tokens, str) else list(special_tokens)
@@ -113,12 +118,15 @@ class Tokenizer:
         id_of_byte = [0] * 256
         for number, token in token_of.items():
             id_of_byte[token[0]] = number
-        merges = learn_merges(count_words(texts, pattern), id_of_byte, first, vocab_size - first, progress)
-        for number, (a, b) in enumerate(merges, first):
+        words = count_words(texts, pattern)
+        learned = learn_merges(words, id_of_byte, first, vocab_size - first, progress, min_count)
+        if explain:
+            explain(learned)
+        for number, (a, b) in enumerate(learned.pairs, first):
             token_of[number] = token_of[a] + token_of[b]
         tokens = {token: number for number, token in token_of.items()}
         assert len(tokens) == len(token_of), "two merges made the same token"
-        return cls(tokens, merges, {name: number for number, name in enumerate(names)}, pattern)
+        return cls(tokens, learned.pairs, {name: number for number, name in enumerate(names)}, pattern)
 
     @classmethod
     def load(

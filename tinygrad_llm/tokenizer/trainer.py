@@ -11,95 +11,85 @@ take hours. Instead:
   entry's count is still true, it is the most frequent pair; if not, it goes back with its true count.
 
 Ties: the highest count; then the smallest left id; then the smallest right id. With single bytes numbered in
-`alphabet.BYTE_ORDER`, this is exactly the rule of Hugging Face's BpeTrainer. A pair may overlap itself: "aaa" counts
-the pair "aa" twice, and is merged from the left, into "aa" + "a".
+`alphabet.BYTE_ORDER`, this is exactly the rule of Hugging Face's BpeTrainer, and gives its merges. A pair may overlap
+itself: "aaa" counts the pair "aa" twice, and is merged from the left, into "aa" + "a".
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import pairwise
+from typing import NamedTuple
 
-from tinygrad_llm.tokenizer.pretokenize import compile_pattern, split_words
-from tinygrad_llm.tokenizer.unicode_text import check_text
+from tinygrad_llm.backend import Kernel, chosen_backend
+from tinygrad_llm.tokenizer.word_counts import Words
 
 Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
 
+WORTH_LOADING, WORTH_COMPILING = 1 << 15, 1 << 19
+"""Bytes of different words from which on it pays to load the compiled twin, and to compile it where that was never
+done."""
+
 _BORDER = -1  # between two words
 _GONE = -2  # a symbol that was merged into its left neighbour
 
-# Above either of these the table of different words is made smaller. English reaches half a million different words
-# after about a gigabyte; a text without spaces, whose words are whole phrases, after a few megabytes.
-_MOST_WORDS = 500_000
-_MOST_BYTES = 8_000_000
-_MEASURED_EVERY = 2_000_000  # bytes of text: by so much the table may grow over the limit
-_PIECE = 8  # characters
+
+class Learned(NamedTuple):
+    """The merges in the order in which they were learned, and what each did."""
+
+    pairs: list[Pair]
+    """The ids of the two parts."""
+    counts: list[int]
+    """How often the pair stood in the text at that moment, overlaps among them."""
+    saved: list[int]
+    """By how many symbols the text became shorter."""
+    symbols: int
+    """The symbols, all single bytes, of the whole text before the first merge."""
 
 
-def count_words(texts: Iterable[str], pattern: str) -> dict[bytes, int]:
-    """How often each word occurs. `texts` is read once; only the different words are kept.
-
-    Exact up to 500,000 different words of together 8 MB. Above, the rarest are cut or forgotten (see `_shrunk`): the
-    counts are then too small by little, and always the same for the same texts in the same order.
-    Raises TypeError if `texts` is a single string (which would be read character by character).
-    """
-    if isinstance(texts, str):
-        raise TypeError("texts is one string, but must be an iterable of strings; write [text] for a single text")
-    compiled = compile_pattern(pattern)
-    counts: Counter[str] = Counter()
-    unmeasured = 0
-    for text in texts:
-        unmeasured += check_text(text)
-        counts.update(split_words(compiled, text))
-        if unmeasured > _MEASURED_EVERY:  # not after each text: measuring walks through all words
-            counts, unmeasured = _shrunk(counts), 0
-    return {word.encode("utf-8"): count for word, count in _shrunk(counts).items()}
-
-
-def _shrunk(counts: Counter[str]) -> Counter[str]:
-    """The table itself if it is within the limits; else its most frequent words, half of the limits.
-
-    Before the choice, a word with more than 8 characters for each time it was seen is cut into pieces of 8. Where
-    phrases are words, hardly one is seen twice, but its pieces are, and the pairs in them still count. Half and not
-    all, so that new words have room to become frequent before the next choice.
-    """
-    if len(counts) <= _MOST_WORDS and sum(map(_size, counts)) <= _MOST_BYTES:
-        return counts
-    pieces: Counter[str] = Counter()
-    for word, count in counts.items():
-        step = len(word) if len(word) <= _PIECE * count else _PIECE
-        for begin in range(0, len(word), step):
-            pieces[word[begin : begin + step]] += count
-    kept: Counter[str] = Counter()
-    room = _MOST_BYTES // 2
-    for word, count in pieces.most_common(_MOST_WORDS // 2):  # of equal counts, the first seen stays
-        if (size := _size(word)) <= room:
-            kept[word] = count
-            room -= size
-    return kept
-
-
-def _size(word: str) -> int:
-    return len(word) if word.isascii() else len(word.encode("utf-8"))
+compiled_learning = Kernel(__name__)
+"""``compiled_learning(words, id_of_byte, first_id, merges, progress, min_count, compile)``: the twin of
+`learn_plainly`. NotImplemented, unless `compile`, where it would first be compiled."""
 
 
 def learn_merges(
-    words: Mapping[bytes, int], id_of_byte: list[int], first_id: int, merges: int, progress: Progress | None = None
-) -> list[Pair]:
-    """The pairs that become tokens first_id, first_id + 1, ... in this order; fewer than `merges` if none is left.
+    words: Words,
+    id_of_byte: list[int],
+    first_id: int,
+    merges: int,
+    progress: Progress | None = None,
+    min_count: int = 1,
+) -> Learned:
+    """The pairs that become tokens first_id, first_id + 1, ... in this order.
 
-    `words` holds each word with its count, `id_of_byte[b]` the id of the single byte b. `progress(done, merges)` is
-    called now and then. Cost: about one step per symbol changed, plus a heap step per pair.
+    They are fewer than `merges` if no pair is left that stands `min_count` times in the text. `id_of_byte[b]` is the id
+    of the single byte b, below `first_id`. `progress(done, merges)` is called now and then. Cost: about one step per
+    symbol changed, plus a heap step per pair.
     """
+    if min_count < 1:
+        raise ValueError(f"min_count {min_count}: must be at least 1")
+    backend, size = chosen_backend(), len(words.data)
+    if backend == "numba" or (backend == "auto" and size >= WORTH_LOADING):
+        compile = backend == "numba" or size >= WORTH_COMPILING
+        learned = compiled_learning(words, id_of_byte, first_id, merges, progress, min_count, compile)
+        if learned is not NotImplemented:
+            return learned
+    return learn_plainly(words, id_of_byte, first_id, merges, progress, min_count)
+
+
+def learn_plainly(
+    words: Words, id_of_byte: list[int], first_id: int, merges: int, progress: Progress | None, min_count: int
+) -> Learned:
+    """The reference: see `learn_merges`."""
     row = _Row(words, id_of_byte)
     heap = [(-count, *pair) for pair, count in row.count.items()]
     heapify(heap)
-    learned: list[Pair] = []
-    while heap and len(learned) < merges:
+    learned = Learned([], [], [], sum(len(word) * count for word, count in words.items()))
+    while heap and len(learned.pairs) < merges:
         negative, left, right = heap[0]
         count = row.count[left, right]
         if count != -negative:  # stale: the true count is smaller
@@ -108,16 +98,20 @@ def learn_merges(
             else:
                 heappop(heap)
             continue
+        if count < min_count:
+            break
         heappop(heap)
-        new = first_id + len(learned)
-        learned.append((left, right))
-        for pair in row.merge((left, right), new):
-            if (born := row.count[pair]) > 0:  # 0: in "aaaa" -> "A a a" -> "A A", the pair "A a" came and went
-                heappush(heap, (-born, *pair))
-        if progress and len(learned) % 64 == 0:
-            progress(len(learned), merges)
+        born, saved = row.merge((left, right), first_id + len(learned.pairs))
+        for pair in born:
+            if (count_born := row.count[pair]) > 0:  # 0: in "aaaa" -> "A a a" -> "A A", the pair "A a" came and went
+                heappush(heap, (-count_born, *pair))
+        learned.pairs.append((left, right))
+        learned.counts.append(count)
+        learned.saved.append(saved)
+        if progress and len(learned.pairs) % 64 == 0:
+            progress(len(learned.pairs), merges)
     if progress:
-        progress(len(learned), merges)
+        progress(len(learned.pairs), merges)
     return learned
 
 
@@ -127,7 +121,7 @@ class _Row:
     In arrays, as lists of Python's numbers take five times the memory: about 35 bytes per symbol.
     """
 
-    def __init__(self, words: Mapping[bytes, int], id_of_byte: list[int]) -> None:
+    def __init__(self, words: Words, id_of_byte: list[int]) -> None:
         self.symbols = array("i", [_BORDER])
         self.weight = array("q", [0])
         for word, count in words.items():
@@ -145,11 +139,12 @@ class _Row:
                 self.count[pair] += self.weight[position]
                 self.where[pair].append(position)
 
-    def merge(self, pair: Pair, new: int) -> set[Pair]:
-        """Replace every `pair` by `new`, from the left; returns the pairs born by it."""
+    def merge(self, pair: Pair, new: int) -> tuple[set[Pair], int]:
+        """Replace every `pair` by `new`, from the left; returns the pairs born by it, and the symbols it saved."""
         a, b = pair
         symbols, left, right, count, where = self.symbols, self.left, self.right, self.count, self.where
         born: set[Pair] = set()
+        saved = 0
         for i in where.pop(pair):
             j = right[i]
             if symbols[i] != a or symbols[j] != b:  # merged away since
@@ -167,5 +162,6 @@ class _Row:
                 born.add((new, y))
             symbols[i], symbols[j] = new, _GONE
             right[i], left[after] = after, i
+            saved += weight
         del count[pair]
-        return born
+        return born, saved
