@@ -20,7 +20,7 @@ from tinygrad_llm.study.benchmarks import worker as workers
 from tinygrad_llm.study.benchmarks.cases import Case, cases, gpt_sizes, training_operations
 from tinygrad_llm.study.benchmarks.group import Process, WorkFailed, alternate, environment
 from tinygrad_llm.study.benchmarks.job import Job, agree, fingerprint
-from tinygrad_llm.study.benchmarks.plot import draw, drawable, plot
+from tinygrad_llm.study.benchmarks.plot import _apart, draw, drawable, plot
 from tinygrad_llm.study.benchmarks.report import few_rounds, foreign, markdown, tables
 from tinygrad_llm.study.benchmarks.results import Change, Measured, Results, Row
 from tinygrad_llm.study.machine import Machine, Rates, measure_rates
@@ -821,6 +821,29 @@ def test_markdown_for_the_readme():
     assert "| import | 2 | 300 ms, numpy 200 ms |" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("| softmax") or "GB/s |" in line}
     assert len(widths) == 1
+
+
+def test_discs_stand_beside_each_other():
+    assert _apart([(0.0, 0.0), (9.0, 0.0), (5.0, 20.0)], 8.0) == [(0.0, 0.0), (9.0, 0.0), (5.0, 20.0)]
+    assert _apart([(0.0, 0.0), (1.0, 0.0), (0.0, 0.0), (0.0, 8.0)], 8.0) == [
+        (0.0, 0.0),
+        (9.0, 0.0),
+        (-8.0, 0.0),
+        (0.0, 8.0),
+    ]
+    roof = draw(results(*(row(name, ours=(0.3,)) for name in "abc"))).axes[0]
+    (discs,) = (c for c in roof.collections if c.get_label() == "kernel")
+    places = roof.transData.transform(discs.get_offsets())
+    width = math.sqrt(discs.get_sizes()[0]) * roof.figure.dpi / 72
+    assert all(math.dist(a, b) > width for a, b in itertools.combinations(places.tolist(), 2))
+    assert [text.get_text() for text in roof.get_legend().get_texts()] == ["kernel"]
+
+
+def test_the_memory_s_label_stays_right_of_the_axis():
+    figure = draw(results(row("a", moved=1e9, operations=1e8), row("b", moved=1e6, operations=1e10)))
+    roof = figure.axes[0]
+    (label,) = (text for text in roof.texts if text.get_text().startswith("memory"))
+    assert label.get_window_extent().x0 > roof.get_window_extent().x0
 
 
 def test_the_picture(tmp_path):

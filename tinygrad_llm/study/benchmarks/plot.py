@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def draw(results: Results) -> Figure:
         figure = Figure(figsize=size, facecolor=COLOURS["paper"], layout="constrained")
         roof, shares = figure.subplots(1, 2, width_ratios=(1.55, 1))
         _limits(roof, machine, rows)
-        _points(roof, rows)
         _shares(shares, results, rows)
         _dress(roof, shares, machine)
+        figure.draw_without_rendering()  # only then is it known how far apart two points are on paper
+        _points(roof, rows)
     return figure
 
 
@@ -84,10 +86,10 @@ def _limits(axes: Axes, machine: Machine, rows: list[Row]) -> None:
     slowest = min(rate(row, name) for row in rows for name in _drawn(row))
     axes.set_xlim(low, high)
     axes.set_ylim(0.6 * min(slowest, slope * low), 2.2 * top)
-    middle = math.sqrt(low * ridge)
+    upper = low**0.2 * ridge**0.8  # far enough from the axis for the text
     for text, place in (
         (f"matrix products, {top:.0f} GFLOP/s", (high, top)),
-        (f"memory, {slope:.1f} GB/s", (middle, slope * middle)),
+        (f"memory, {slope:.1f} GB/s", (upper, slope * upper)),
     ):
         note = axes.annotate(text, place, (-8, 6), textcoords="offset points")
         note.set(color=COLOURS["good"], fontsize=10.5, ha="right")
@@ -102,17 +104,31 @@ NUMBER: dict[str, Any] = {"color": "#ffffff", "fontsize": 7, "fontweight": "bold
 
 
 def _points(axes: Axes, rows: list[Row]) -> None:
-    """One point for each contestant, those of a row joined by a thin line; ours carries the row's number."""
+    """One point for each contestant, those of a row joined by a thin line; ours carries the row's number.
+
+    Of two discs that would overlap one stands a little aside of its line.
+    """
+    own = [(intensity(row), rate(row, _own(row))) for row in rows]
+    disc = (math.sqrt(STYLES["kernel"]["s"]) + 1) * axes.figure.dpi / 72
+    own = axes.transData.inverted().transform(_apart(axes.transData.transform(own).tolist(), disc)).tolist()
     for name in STYLES:
-        drawn = [(row, who) for row in rows for who in _drawn(row) if _style(who) == name]
-        places = [intensity(row) for row, _ in drawn], [rate(row, who) for row, who in drawn]
-        if drawn:
-            axes.scatter(*places, label=name, linewidths=1.2, zorder=4 + (name == "kernel"), **STYLES[name])
-    for number, row in enumerate(rows, 1):
+        others = [(intensity(row), rate(row, name)) for row in rows if name in row.measured]
+        if places := own if name == "kernel" else others:
+            axes.scatter(*zip(*places, strict=True), label=name, linewidths=1.2, zorder=4, **STYLES[name])
+    for number, (row, place) in enumerate(zip(rows, own, strict=True), 1):
         rates = [rate(row, name) for name in _drawn(row)]
         axes.plot([intensity(row)] * 2, [min(rates), max(rates)], color=COLOURS["line"], linewidth=1.4, zorder=1)
-        place = (intensity(row), rate(row, _own(row)))
         axes.annotate(str(number), place, ha="center", va="center_baseline", zorder=6, **NUMBER)
+    axes.legend(loc="lower right", frameon=False, labelspacing=0.9)
+
+
+def _apart(places: list[tuple[float, float]], size: float) -> list[tuple[float, float]]:
+    """The places, each moved sideways, as little as is needed, so that no two are nearer than `size`."""
+    settled: list[tuple[float, float]] = []
+    for x, y in places:
+        aside = (x + sign * step * size / 4 for step in itertools.count() for sign in (1, -1))
+        settled.append(next((a, y) for a in aside if all(math.dist((a, y), other) >= size for other in settled)))
+    return settled
 
 
 def _style(contestant: str) -> str:
@@ -147,7 +163,6 @@ def _dress(roof: Axes, shares: Axes, machine: Machine) -> None:
     roof.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=14)
     roof.xaxis.set_major_formatter("{x:g}")
     roof.yaxis.set_major_formatter("{x:g}")
-    roof.legend(loc="lower right", frameon=False, labelspacing=0.9)
     for axes in (roof, shares):
         axes.set_facecolor(COLOURS["paper"])
         axes.tick_params(which="both", colors=COLOURS["soft"], length=0)
