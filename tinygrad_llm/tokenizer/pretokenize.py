@@ -49,10 +49,11 @@ GPT2 = (
     r"|\s+"  # that last one
 )
 
-# SmolLM (Hugging Face 2024). There it is two steps: each digit becomes a word, then GPT-2's pattern cuts each text that
-# lies between. So a text ends before a digit, and white space there is left whole. This is both in one.
+# SmolLM (Hugging Face 2024). There it is two steps: each number becomes a word, then GPT-2's pattern cuts each of the
+# texts between them. So a text ends before a number, and white space there is left whole. This is both in one.
+# (The first step knows numbers from another table. In tokenizers 0.23 it has the 13 that came with Unicode 17.0, too.)
 SMOLLM = (
-    r"\p{N}"  # each digit is a word; no space joins it
+    r"\p{N}"  # each number is a word; no space joins it
     r"|'s|'t|'re|'ve|'m|'ll|'d"
     r"| ?\p{L}+"
     r"| ?[^\s\p{L}\p{N}]+"

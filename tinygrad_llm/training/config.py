@@ -43,7 +43,7 @@ class TrainConfig:
     vocab_size: int = 4096
     """Tokens of the tokenizer trained for the run (V)."""
     pattern: str = "own"
-    """How text is cut into words before merging: own, gpt2, cl100k, or a regular expression."""
+    """How text is cut into words before merging: own, gpt2, smollm, cl100k, llama3, qwen2, o200k, or a regex."""
     layers: int = 4
     """Transformer blocks (L)."""
     channels: int = 96
