@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from os import PathLike
-from typing import Literal
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from tinygrad_llm.tokenizer.decoding import TokenTable, join_tokens, unknown
 from tinygrad_llm.tokenizer.formats.parts import Conventions, Parts
 from tinygrad_llm.tokenizer.preparing import encoder_for
 from tinygrad_llm.tokenizer.pretokenize import PATTERNS, compile_pattern, pattern_text
+from tinygrad_llm.tokenizer.special_names import Names, allowed_names, cut_at_names, refuse_names
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
 from tinygrad_llm.tokenizer.trainer import Learned, Pair, Progress, learn_merges
 from tinygrad_llm.tokenizer.vocabulary import Vocabulary
@@ -169,8 +168,8 @@ class Tokenizer:
     def encode(
         self,
         text: str,
-        allowed_special: Collection[str] | Literal["all"] = frozenset(),
-        disallowed_special: Collection[str] | Literal["all"] = "all",
+        allowed_special: Names = frozenset(),
+        disallowed_special: Names = "all",
     ) -> np.ndarray:
         """The text's ids, int32.
 
@@ -184,9 +183,9 @@ class Tokenizer:
                 return self._encode_with(text, allowed_special, disallowed_special)
             for name in self._names:
                 if name in text:
-                    self._refuse(text, set(self.special_tokens))
+                    refuse_names(text, set(self.special_tokens))
             if len(self.special_tokens) > _FEW:
-                self._refuse(text, set(self.special_tokens))
+                refuse_names(text, set(self.special_tokens))
             return self._encoder.encode(text)
         except (AttributeError, TypeError):
             if isinstance(text, str):
@@ -196,48 +195,28 @@ class Tokenizer:
     def encode_batch(
         self,
         texts: Iterable[str],
-        allowed_special: Collection[str] | Literal["all"] = frozenset(),
-        disallowed_special: Collection[str] | Literal["all"] = "all",
+        allowed_special: Names = frozenset(),
+        disallowed_special: Names = "all",
     ) -> list[np.ndarray]:
         """The ids of each text, int32, as `encode` gives them; large batches are shared out among the threads.
 
         The ids of several texts may lie in one piece of memory: keep one, and all of them stay.
         """
         texts = list(texts)
-        if self._allowed(allowed_special):
+        if allowed_names(allowed_special, self.special_tokens):
             return [self._encode_with(text, allowed_special, disallowed_special) for text in texts]
         disallowed = set(self.special_tokens if disallowed_special == "all" else disallowed_special)
         for text in texts:
-            self._refuse(text, disallowed)
+            refuse_names(text, disallowed)
         return self._encoder.encode_batch(texts)
 
-    def _encode_with(
-        self, text: str, allowed_special: Collection[str] | Literal["all"], disallowed: Collection[str] | Literal["all"]
-    ) -> np.ndarray:
-        allowed = self._allowed(allowed_special)
-        self._refuse(text, set(self.special_tokens if disallowed == "all" else disallowed) - allowed)
-        pieces = _any_of(frozenset(allowed)).split(text) if allowed else [text]
+    def _encode_with(self, text: str, allowed_special: Names, disallowed: Names) -> np.ndarray:
+        pieces, allowed = cut_at_names(text, self.special_tokens, allowed_special, disallowed)
         parts = [
             np.array([self.special_tokens[piece]], np.int32) if piece in allowed else self._encoder.encode(piece)
             for piece in pieces
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _refuse(self, text: str, disallowed: set[str]) -> None:
-        if disallowed and (found := _any_of(frozenset(disallowed)).search(text)):
-            raise ValueError(
-                f"text has the special token {found[0]!r} at position {found.start()}; to encode it as such, pass "
-                f"allowed_special={{{found[0]!r}}}; to encode it as ordinary text, pass disallowed_special=()"
-            )
-
-    def _allowed(self, names: Collection[str] | Literal["all"]) -> set[str]:
-        if names == "all":
-            return set(self.special_tokens)
-        if isinstance(names, str):
-            raise ValueError(f'allowed_special={names!r} is a text; pass a set, {{{names!r}}}, or "all"')
-        if unknown := set(names) - set(self.special_tokens):
-            raise ValueError(f"allowed_special: {sorted(unknown)} are not among {sorted(self.special_tokens)}")
-        return set(names)
 
     # ---- ids to text
 
@@ -319,9 +298,3 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, merges={len(self.merges)}, pattern={self.pattern!r})"
-
-
-@lru_cache(maxsize=16)
-def _any_of(names: frozenset[str]) -> re.Pattern[str]:
-    """Matches any of the names, the longest where several fit; as a group, so that `split` returns them too."""
-    return re.compile("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")")

@@ -5,7 +5,7 @@ name (length u64, UTF-8), its type (u32) and itself; an array is the type of its
 items. Source: the specification in ggml, docs/gguf.md.
 
 The package `gguf` makes several NumPy arrays of each text, which takes five seconds for a vocabulary of 49,152 tokens
-and believes every length; this takes a fifteenth of a second, and no length is believed that the file has no room for.
+and believes every length; this takes a twentieth of a second, and no length is believed that the file has no room for.
 """
 
 from __future__ import annotations

@@ -45,14 +45,14 @@ def pairs_of_ranks(tokens: dict[bytes, int]) -> tuple[list[Pair], bool]:
 
     A token that they do not make is found only where it is a whole word.
     """
-    id_of_byte = {token[0]: number for token, number in tokens.items() if len(token) == 1}
+    id_of_byte = _ids_of_bytes(tokens)
     rank_of: dict[Pair, int] = {}
     made = range(max(tokens.values(), default=0) + 1)  # here the rank of a merge is the id it makes
     unmade = []
     for token, number in sorted(tokens.items(), key=lambda item: item[1]):
         if len(token) > 1:
-            pair = last_pair([id_of_byte.get(byte, -1) for byte in token], rank_of, made)
-            if pair is None or -1 in pair:
+            pair = last_pair([id_of_byte[byte] for byte in token], rank_of, made)
+            if pair is None or -1 in pair:  # two bytes, one without token
                 unmade.append(token)
             else:
                 rank_of[pair] = number
@@ -83,8 +83,8 @@ def without_superfluous(tokens: dict[bytes, int], merges: list[Pair]) -> list[Pa
     Files that were converted from ranks list, for each token, all pairs that would give its bytes: that of Llama 3 has
     280,147 pairs for 128,000 tokens.
     """
-    id_of_byte = {token[0]: number for token, number in tokens.items() if len(token) == 1}
-    if len(merges) <= len(tokens) - len(id_of_byte):
+    id_of_byte = _ids_of_bytes(tokens)
+    if len(merges) <= len(tokens) - 256 + id_of_byte.count(-1):
         return merges
     bytes_of = {number: token for token, number in tokens.items()}
     try:
@@ -95,5 +95,10 @@ def without_superfluous(tokens: dict[bytes, int], merges: list[Pair]) -> list[Pa
     pair_of: dict[int, Pair | None] = {}
     for number, count in Counter(made).items():
         if count > 1:
-            pair_of[number] = last_pair([id_of_byte.get(byte, -1) for byte in bytes_of[number]], rank_of, made)
+            pair_of[number] = last_pair([id_of_byte[byte] for byte in bytes_of[number]], rank_of, made)
     return [pair for pair, number in zip(merges, made, strict=True) if number not in pair_of or pair == pair_of[number]]
+
+
+def _ids_of_bytes(tokens: dict[bytes, int]) -> list[int]:
+    """The id of each of the 256 bytes; -1, which no merge has, for one without token."""
+    return [tokens.get(bytes([byte]), -1) for byte in range(256)]

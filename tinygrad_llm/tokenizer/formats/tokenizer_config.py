@@ -1,5 +1,7 @@
 """Hugging Face's `tokenizer_config.json`, which stands beside a tokenizer.json: how a sequence begins and ends, and the
 chat template (newer folders keep it in a file of its own, `chat_template.jinja`). All else in it is not ours to follow.
+
+It belongs to the file of exactly the name `tokenizer.json`; one of another name says nothing of this.
 """
 
 from __future__ import annotations
@@ -13,12 +15,16 @@ from tinygrad_llm.files import atomic_write
 from tinygrad_llm.tokenizer.formats.checks import read_json
 from tinygrad_llm.tokenizer.formats.parts import Conventions, Parts
 
+OWNER = "tokenizer.json"
 NAME = "tokenizer_config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 
 
 def save(beside: Path, parts: Parts) -> None:
-    """Write the file beside the one given, if there is anything to say."""
+    """Write the file beside the one given, if there is anything to say, or something else is said there."""
+    if beside.name != OWNER:
+        return
+    path, template_path = beside.with_name(NAME), beside.with_name(TEMPLATE_NAME)
     names = {number: name for name, number in parts.special_tokens.items()}
     conventions = parts.conventions
     content = {
@@ -28,13 +34,16 @@ def save(beside: Path, parts: Parts) -> None:
         "chat_template": conventions.chat_template,
     }
     content = {key: value for key, value in content.items() if value is not None}
-    if len(content) > 1:
-        text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
-        atomic_write(beside.with_name(NAME), text.encode("utf-8"))
+    if len(content) > 1 or path.exists():
+        atomic_write(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+    if template_path.exists():
+        atomic_write(template_path, (conventions.chat_template or "").encode("utf-8"))
 
 
 def load(beside: Path, ids: Mapping[str, int], known: Conventions) -> Conventions:
     """What the file beside the one given adds to what is known. Raises ValueError that names the file."""
+    if beside.name != OWNER:
+        return known
     path, template_path = beside.with_name(NAME), beside.with_name(TEMPLATE_NAME)
     if path.is_file():
         try:
@@ -43,7 +52,7 @@ def load(beside: Path, ids: Mapping[str, int], known: Conventions) -> Convention
             raise ValueError(f"{NAME} beside it: {error}") from None
     if template_path.is_file():
         try:
-            known = known._replace(chat_template=template_path.read_text(encoding="utf-8"))
+            known = known._replace(chat_template=template_path.read_text(encoding="utf-8") or None)
         except UnicodeDecodeError as error:
             raise ValueError(f"{TEMPLATE_NAME} beside it: no UTF-8 at byte {error.start}") from None
     return known
