@@ -592,7 +592,7 @@ def test_warming_calls_every_kernel(monkeypatch):
     told = []
     assert warming.warm(lambda *progress: told.append(progress)) == ["aaa_tripled"]
     assert called == [np.float32]
-    assert told == [("aaa_tripled", 0, 2), ("a training step", 1, 2), ("", 2, 2)]
+    assert told == [("aaa_tripled", 0, 3), ("a training step", 1, 3), ("the tokenizer", 2, 3), ("", 3, 3)]
 
 
 # -- the machine by size -----------------------------------------------------------------------------------------------

@@ -15,24 +15,27 @@ from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import AdamW, Muon, Optimizer
 from tinygrad_llm.study.benchmarks.job import single
 from tinygrad_llm.tensor import registry
+from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import training_step
 from tinygrad_llm.training.pretraining import OneBatch
 
 
 def warm(progress: Callable[[str, int, int], object] = lambda name, done, total: None) -> list[str]:
-    """Call every kernel on small float32 arrays, forward and backward, then train and generate with a tiny GPT.
+    """Call every kernel on small float32 arrays, forward and backward, then train and generate with a tiny GPT, then tokenize.
 
     Returns the names of the operations that have a kernel. The compiled functions stay in Numba's cache on disk.
     """
     names = [name for name, operation in sorted(registry.items()) if operation.kernel]
     with use_backend("numba"):
         for number, name in enumerate(names):
-            progress(name, number, len(names) + 1)
+            progress(name, number, len(names) + 2)
             _call(registry[name])
-        progress("a training step", len(names), len(names) + 1)
+        progress("a training step", len(names), len(names) + 2)
         _train_and_generate()
-    progress("", len(names) + 1, len(names) + 1)
+        progress("the tokenizer", len(names) + 1, len(names) + 2)
+        _tokenize()
+    progress("", len(names) + 2, len(names) + 2)
     return names
 
 
@@ -63,3 +66,11 @@ def _train_and_generate() -> None:
     tokens = generate_tokens(model, [[1, 2, 3]])
     for _ in range(2):
         next(tokens)
+
+
+def _tokenize() -> None:
+    tokenizer = Tokenizer.train(["the theory of the thing", "x" * 100], 262)
+    texts = ["the thing", "the" * 1000]
+    for ids in (*map(tokenizer.encode, texts), *tokenizer.encode_batch(texts)):
+        for dtype in (np.int32, np.int64, np.uint16):
+            tokenizer.decode(np.tile(ids, 100).astype(dtype))
