@@ -22,7 +22,7 @@ from tinygrad_llm.training.pretraining import OneBatch
 
 
 def warm(progress: Callable[[str, int, int], object] = lambda name, done, total: None) -> list[str]:
-    """Call every kernel on small float32 arrays, forward and backward, then train and generate with a tiny GPT, then tokenize.
+    """Call every kernel on small float32 arrays, forward and backward; then learn a vocabulary, train and generate.
 
     Returns the names of the operations that have a kernel. The compiled functions stay in Numba's cache on disk.
     """
