@@ -209,9 +209,9 @@ def gpt2(at, end, rule):
         return at + size
     begin = at + ONE if read_8(at) == SPACE and at + ONE < end else at
     kind = char_at(begin)
-    if kind & alone and begin == at:
-        return after(at)
-    if kind & (WHITE | alone):
+    if kind & alone:
+        return after(at)  # the number, or the one space before it
+    if kind & WHITE:
         return white(at, end, alone)
     if kind & LETTER:
         return run(begin, end, LETTER)
