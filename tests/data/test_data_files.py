@@ -199,3 +199,26 @@ def test_a_folder_without_text_says_what_is_in_it(tmp_path):
     (tmp_path / ".hidden").write_bytes(b"text")
     with pytest.raises(DataError, match="no text file in this folder \\(1 binary, 1 hidden\\)"):
         list(read_documents(tmp_path))
+
+
+def test_bytes_that_are_not_utf8_may_be_replaced(tmp_path):
+    content = "é".encode() * 3 + b"\xff" + "é\r\nx".encode() + b"\xc3"
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "b.txt").write_bytes(b"a\0")
+    for piece in (1, 2, 3, 100):
+        texts = [document.text for document in read_documents(tmp_path / "a.txt", None, piece, "replace")]
+        assert "".join(texts) == "ééé\ufffdé\nx\ufffd"
+    with pytest.raises(DataError, match="invalid start byte at byte 6"):
+        list(TextFiles(tmp_path / "a.txt"))
+    files = TextFiles(tmp_path, errors="replace")
+    assert [document.name for document in files] == ["a.txt"]
+    assert files.skipped == {"binary": 1}  # a zero byte is no text
+
+
+def test_the_size_is_that_of_all_files_that_are_not_hidden(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a.txt").write_text("123", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("é", encoding="utf-8")
+    (tmp_path / ".c").write_text("hidden", encoding="utf-8")
+    assert TextFiles(tmp_path).size() == 5
+    assert TextFiles(tmp_path / "b.txt").size() == 2

@@ -9,8 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from tinygrad_llm.data.document import DataError, Document, printable
+
+Errors = Literal["strict", "replace"]
+"""What is done with bytes that are not UTF-8."""
 
 PIECE = 1_000_000  # characters; a text is never held in more than about twice this
 
@@ -22,15 +26,21 @@ class TextFiles:
     UTF-8 text), "empty", "unreadable".
     """
 
-    def __init__(self, path: str | PathLike[str], piece: int = PIECE) -> None:
+    def __init__(self, path: str | PathLike[str], piece: int = PIECE, errors: Errors = "strict") -> None:
         self.path = _found(Path(path))
         self.piece = piece
+        self.errors: Errors = errors
         self.skipped: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Document]:
         skipped: Counter[str] = Counter()
-        yield from read_documents(self.path, skipped, self.piece)
+        yield from read_documents(self.path, skipped, self.piece, self.errors)
         self.skipped = skipped  # of a whole iteration; one that is broken off has not seen all files
+
+    def size(self) -> int:
+        """The bytes of all files together, those that will be skipped among them: to show progress by."""
+        files = _files_below(self.path, Counter()) if self.path.is_dir() else [self.path]
+        return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _found(path: Path) -> Path:
@@ -41,7 +51,10 @@ def _found(path: Path) -> Path:
 
 
 def read_documents(
-    path: str | PathLike[str], skipped: Counter[str] | None = None, piece: int = PIECE
+    path: str | PathLike[str],
+    skipped: Counter[str] | None = None,
+    piece: int = PIECE,
+    errors: Errors = "strict",
 ) -> Iterator[Document]:
     """The text of a file, or of all text files below a folder in the order of their names.
 
@@ -49,6 +62,7 @@ def read_documents(
     parts, cut after an empty line where there is one, else after a line, else between two characters.
     In a folder, files that are hidden, empty, unreadable or binary (by their first piece) are skipped and counted in
     `skipped`. Raises DataError if nothing is left, and for a single file that is missing, empty, unreadable or binary.
+    With `errors` "replace", bytes that are not UTF-8 become U+FFFD and are no reason to refuse a file; a zero byte is.
     """
     path = _found(Path(path))
     skipped = Counter() if skipped is None else skipped
@@ -57,11 +71,11 @@ def read_documents(
             raise DataError(
                 f"{path}: neither a file nor a folder, but a pipe or a device; write its text into a file first"
             )
-        yield from _read_file(path, printable(path.name), piece)
+        yield from _read_file(path, printable(path.name), piece, errors)
         return
     found = False
     for file in _files_below(path, skipped):
-        pieces = _read_file(file, printable(file.relative_to(path).as_posix()), piece)
+        pieces = _read_file(file, printable(file.relative_to(path).as_posix()), piece, errors)
         try:
             first = next(pieces)
         except DataError as error:
@@ -88,9 +102,9 @@ def _files_below(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
                 yield Path(root) / name
 
 
-def _read_file(path: Path, name: str, piece: int) -> Iterator[Document]:
+def _read_file(path: Path, name: str, piece: int, errors: Errors) -> Iterator[Document]:
     text, part = "", 0
-    for decoded in _decoded(path, piece):
+    for decoded in _decoded(path, piece, errors):
         text += decoded
         while len(text) >= piece:
             cut = _cut(text, piece)
@@ -111,9 +125,9 @@ def _cut(text: str, piece: int) -> int:
     return piece
 
 
-def _decoded(path: Path, size: int) -> Iterator[str]:
+def _decoded(path: Path, size: int, errors: Errors) -> Iterator[str]:
     """The file's text in short pieces, with line ends "\\n". Raises DataError that says where it is no text."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
     line_ends = io.IncrementalNewlineDecoder(
         None, translate=True
     )  # keeps a "\r" back until the next character is known

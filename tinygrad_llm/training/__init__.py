@@ -9,8 +9,8 @@ from tinygrad_llm.training.pretraining import (
     load_run,
     pretrain,
     read_corpus,
-    train_tokenizer,
 )
+from tinygrad_llm.training.vocabulary import train_tokenizer
 
 __all__ = [
     "Batch",

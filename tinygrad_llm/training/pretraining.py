@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from tinygrad_llm.data import (
     split,
     write_tokens,
 )
+from tinygrad_llm.data.files import Errors
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.models import GPT
@@ -46,6 +47,7 @@ from tinygrad_llm.training.loop import Batch, train
 from tinygrad_llm.training.metrics import past_losses, read_metrics
 from tinygrad_llm.training.progress import Progress, counting, waiting
 from tinygrad_llm.training.signals import StopRequest
+from tinygrad_llm.training.vocabulary import train_tokenizer
 
 WeightKind = Literal["float32", "int8", "int4"]
 """How the weights of a model that is used are kept."""
@@ -115,20 +117,9 @@ def measure(
     }
 
 
-def read_corpus(data: str) -> TextFiles | list[Document]:
-    """The user's file or folder, or the default corpus if `data` is empty."""
-    return TextFiles(data) if data else default_corpus()
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, pattern: str, console: Console) -> Tokenizer:
-    """`Tokenizer.train` with progress; says so if the text is too small for the wanted vocabulary."""
-    with counting(console, "learning the vocabulary") as progress:
-        tokenizer = Tokenizer.train(texts, vocab_size, pattern, progress=progress)
-    if tokenizer.vocab_size < vocab_size:
-        console.print(
-            f"tokenizer   the text has no more pairs to merge: {tokenizer.vocab_size} tokens, not {vocab_size}"
-        )
-    return tokenizer
+def read_corpus(data: str, errors: Errors = "strict") -> TextFiles | list[Document]:
+    """The user's file or folder, or the default corpus if `data` is empty; `errors`: see `read_documents`."""
+    return TextFiles(data, errors=errors) if data else default_corpus()
 
 
 def pretrain(
