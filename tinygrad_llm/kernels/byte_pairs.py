@@ -212,19 +212,25 @@ def encode_from(word, end, state, out, stopping):
 
 
 @compiled
-def encode_bytes(data, state):
-    """Encode a text in UTF-8 into ``state[OUT]``, with room for its bytes and four more; returns the number of ids.
+def encode_at(text, size, state):
+    """Encode the text at an address into ``state[OUT]``, with room for its bytes and four more; returns the number of
+    ids.
 
     Returns -1 where the memory of words is full; called again, it goes on from there.
     """
-    text = address(data)
-    end = text + np.uint64(len(data))
+    end = text + size
     word, out = encode_from(text + state[AT], end, state, state[OUT] + state[PLACE], True)
     if word < end:
         state[AT], state[PLACE] = word - text, out - state[OUT]
         return -1
     state[AT] = state[PLACE] = ZERO
     return np.int64((out - state[OUT]) // FOUR)
+
+
+@compiled
+def encode_bytes(data, state):
+    """As `encode_at`, of a Python object."""
+    return encode_at(address(data), np.uint64(len(data)), state)
 
 
 @compiled
