@@ -50,8 +50,10 @@ texts = soup | st.text(max_size=20) | st.lists(fragments | st.text(max_size=3), 
 def all_ends(data, begin, length, rule, ends):
     count = 0
     while begin < length:
-        begin = word_end(data, begin, length, rule)
-        ends[count] = begin
+        end = word_end(data, begin, length, rule)
+        if end <= begin:
+            break
+        ends[count] = begin = end
         count += 1
     return count
 
