@@ -1,7 +1,6 @@
 """The commands as a user gives them: results, exit statuses, and one clear line for each mistake."""
 
 import errno
-import io
 import os
 import subprocess
 import sys
@@ -123,21 +122,6 @@ def test_eval_tells_what_fewer_bits_cost(run, capsys, monkeypatch):
     assert call(capsys, "eval", run, "--weights", "int2")[0] == 2
 
 
-def test_tokenizer_commands(text, tmp_path, capsys, monkeypatch):
-    file = tmp_path / "t.json"
-    assert call(capsys, "tokenizer", "train", "--data", text, "--vocab-size", "270", "--out", file)[0] == 0
-    _, ids, _ = call(capsys, "tokenizer", "encode", file, "def f(x): é")
-    _, back, _ = call(capsys, "tokenizer", "decode", file, *ids.split())
-    assert back == "def f(x): é\n"
-    _, shown, _ = call(capsys, "tokenizer", "show", file, "def é")
-    assert "".join(line.split("  ")[-1][2:-1] for line in shown.splitlines()[1:-1]) == "def \\xc3\\xa9"
-    assert shown.splitlines()[-1].endswith("bytes per token")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ids.encode())))
-    assert call(capsys, "tokenizer", "decode", file)[1] == "def f(x): é\n"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("def f(x): é".encode())))
-    assert call(capsys, "tokenizer", "encode", file)[1] == ids
-
-
 def test_one_option_governs_the_threads_of_every_computation(run, capsys, monkeypatch):
     monkeypatch.setattr(arguments, "allowed_processors", lambda: range(999))
     before = thread_count()
@@ -160,7 +144,6 @@ def test_help_of_each_command_ends_with_an_example(capsys):
         ["train"],
         ["generate"],
         ["eval"],
-        *(["tokenizer", c] for c in ("train", "encode", "decode", "show")),
     ):
         end = call(capsys, *command, "--help")[1].rpartition("╯")[2]
         assert " ".join(end.split()).startswith(f"Example: tinygrad-llm {' '.join(command)}")
@@ -223,8 +206,6 @@ def test_texts_that_cannot_be_used_are_one_line_and_status_1(tmp_path, capsys):
         (["generate", "."], "tokenizer.json and model.safetensors missing"),
         (["generate", "{run}/config.toml"], "config.toml: a file, not a run folder; give one"),
         (["eval", "nowhere"], "nowhere: no such folder"),
-        (["tokenizer", "encode", "nowhere.json", "a"], "nowhere.json"),
-        (["tokenizer", "decode", "{run}", "99999"], "id 99999 is not in this vocabulary"),
         (["generate", "{run}", "--prompt", "x y z " * 40], "the model's context is 16"),
         (["train", "--out", "{run}"], "there is a run already"),
         (["train", "--out", "{run}", "--resume", "--seed", "9"], "--seed is 0, not 9"),
@@ -364,7 +345,7 @@ class Interrupt:
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
 from {home} import {function}
-sys.argv[1:] = ["tokenizer", "show", "run", "text"]
+sys.argv[1:] = ["tokenizer", "show", "text"]
 sys.exit({function}())
 """
 

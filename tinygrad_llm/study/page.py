@@ -6,6 +6,9 @@ stand without the shell, each in an element of the class ``study``, to which eve
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
@@ -88,6 +91,12 @@ def page(title: str, body: Markup, style: str = "") -> str:
 def fragment(body: Markup, style: str = "") -> str:
     """`body` for a notebook's cell, with the style it needs."""
     return f'<div class="study"><style>{STYLE}{style}</style>{body}</div>'
+
+
+def json_in_script(data: dict[str, Any]) -> Markup:
+    """JSON that can stand inside a script element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def short(number: float, digits: int = 4) -> str:

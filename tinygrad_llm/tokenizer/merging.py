@@ -6,7 +6,7 @@ few symbols of a usual word. `merge_long` keeps the candidates in a heap: n log 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heappush
 
 # (left id, right id) -> (rank, id of the merged token)
@@ -21,8 +21,8 @@ def merge_word(symbols: list[int], merges: MergeTable) -> list[int]:
     return merge_short(symbols, merges) if len(symbols) < LONG else merge_long(symbols, merges)
 
 
-def merge_short(symbols: list[int], merges: MergeTable) -> list[int]:
-    """Find the best pair, merge it, begin again."""
+def merge_short(symbols: list[int], merges: MergeTable, tell: Callable[[int, int], object] | None = None) -> list[int]:
+    """Find the best pair, merge it, begin again. After each merge `tell` gets its rank and the merged token's place."""
     while len(symbols) > 1:
         best, at = _NO_MERGE, 0
         for i in range(len(symbols) - 1):
@@ -32,6 +32,8 @@ def merge_short(symbols: list[int], merges: MergeTable) -> list[int]:
         if best is _NO_MERGE:
             break
         symbols[at : at + 2] = [best[1]]
+        if tell is not None:
+            tell(best[0], at)
     return symbols
 
 

@@ -6,7 +6,6 @@ The page's own sources are in ``assets/``; here they are put together with the g
 from __future__ import annotations
 
 import importlib.resources
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from tinygrad_llm.study.explorer.algebra import operation_of
 from tinygrad_llm.study.explorer.anatomy import anatomy
 from tinygrad_llm.study.graph import Graph, graph_of, reachable, remembered
 from tinygrad_llm.study.lookup import refuse_existing
-from tinygrad_llm.study.page import STYLE, templates
+from tinygrad_llm.study.page import STYLE, json_in_script, templates
 from tinygrad_llm.tensor import Tensor
 
 OPERATIONS = 5000
@@ -133,16 +132,10 @@ def render(graph: Graph, words: Sequence[str], title: str) -> str:
             title=title,
             style=Markup(STYLE + _asset("explorer.css")),
             script=Markup(f'(() => {{\n"use strict";\n{script}\n}})();'),
-            data=_json(anatomy(graph, words, title)),
+            data=json_in_script(anatomy(graph, words, title)),
         )
     )
 
 
 def _asset(name: str) -> str:
     return importlib.resources.files("tinygrad_llm.study.explorer").joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def _json(data: dict[str, Any]) -> Markup:
-    """JSON that can stand inside a script element: nothing in it can end the element or begin a comment."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
