@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm.tokenizer import PATTERNS, Tokenizer
+from tinygrad_llm.tokenizer.formats.parts import Conventions
 
 LEARNED_FROM = [
     "The model's gradient of a sum is the sum of gradients; we'll derive it.\n\n  def f(x, y=12345):\n        return x",
@@ -46,6 +47,17 @@ def content(tmp_path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+REST = BYTE_LEVEL | {"use_regex": False}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+NAME = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+BEFORE = {"type": "TemplateProcessing", "single": [NAME, TEXT]}
+
+
+def split(pattern, behavior="Isolated", invert=False):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
+
+
 def damage(content, *keys, value):
     for key in keys[:-1]:
         content = content[key]
@@ -55,7 +67,7 @@ def damage(content, *keys, value):
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["model", "type"], "WordPiece", "model type 'WordPiece'"),
+        (["model", "type"], "WordPiece", "model type 'WordPiece'.*WordPieceTokenizer.load reads it"),
         (["post_processor"], "x", "field 'post_processor' is a str, but must be a dict"),
         (["added_tokens"], 5, "field 'added_tokens' is a int, but must be a list"),
         (["added_tokens"], [5], "field 'content' is missing"),
@@ -73,6 +85,34 @@ def damage(content, *keys, value):
         (["added_tokens", 0, "id"], 7, "has the ids 7 and 0"),
         (["added_tokens", 0, "lstrip"], True, "lstrip True"),
         (["normalizer"], {"type": "NFKC"}, "normalizer"),
+        (["normalizer"], {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFC"}]}, "normalizer"),
+        (
+            ["post_processor"],
+            {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "t"}}]},
+            "no special token",
+        ),
+        (["post_processor"], {"type": "TemplateProcessing", "single": []}, "without its text"),
+        (["post_processor"], {"type": "TemplateProcessing", "single": [TEXT, TEXT]}, "with two"),
+        (["post_processor"], {"type": "Sequence", "processors": [BEFORE, BEFORE]}, "TemplateProcessing"),
+        (["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, BYTE_LEVEL]}, "pre_tokenizer"),
+        (
+            ["pre_tokenizer"],
+            {"type": "Sequence", "pretokenizers": [split("[a-z]+", "Removed", True), REST]},
+            "pre_tokenizer",
+        ),
+        (
+            ["pre_tokenizer"],
+            {"type": "Sequence", "pretokenizers": [split("[a-z]+", "Isolated", True), REST]},
+            "pre_tokenizer",
+        ),
+        (["added_tokens", 0, "single_word"], True, "single_word True"),
+        (["added_tokens", 0, "rstrip"], True, "rstrip True"),
+        (["model", "merges", 1], ["h", "e"], r"merge 1 \['h', 'e'\] stands already as merge 0; remove one"),
+        (["model", "vocab", "t"], 1 << 24, "'t' has the id 16777216; ids are 0 to 16777215"),
+        (["model", "vocab", "t"], True, "the id of 't' is True"),
+        (["model", "byte_fallback"], True, "byte_fallback True"),
+        (["model", "continuing_subword_prefix"], "##", "continuing_subword_prefix '##'"),
+        (["model", "end_of_word_suffix"], "</w>", "end_of_word_suffix '</w>'"),
         (["post_processor"], {"type": "TemplateProcessing"}, "TemplateProcessing"),
         (["pre_tokenizer"], {"type": "Whitespace"}, "pre_tokenizer"),
         (["pre_tokenizer", "add_prefix_space"], True, "pre_tokenizer"),
@@ -138,3 +178,139 @@ def test_merges_written_as_one_text_are_read_too(tmp_path, content):
     content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
     path.write_text(json.dumps(content), encoding="utf-8")
     assert Tokenizer.load(path).encode("the").tolist() == Tokenizer.train(["the the then"], 262).encode("the").tolist()
+
+
+# ---- what files of others hold
+
+
+def read(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return Tokenizer.load(path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "pattern"),
+    [
+        ([{"type": "Digits", "individual_digits": True}, BYTE_LEVEL], "smollm"),
+        ([split(PATTERNS["llama3"]), REST], "llama3"),
+        ([split(PATTERNS["qwen2"]), REST | {"trim_offsets": False}], "qwen2"),
+        ([split(PATTERNS["o200k"], "Removed", True), REST], "o200k"),
+        ([split("[a-z]+"), REST], "[a-z]+"),
+    ],
+)
+def test_patterns_are_known_in_the_forms_they_are_found_in(tmp_path, content, steps, pattern):
+    loaded = read(tmp_path, content | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}})
+    assert loaded.pattern == pattern
+    loaded.save(tmp_path / "again.json")
+    assert Tokenizer.load(tmp_path / "again.json").pattern == pattern
+
+
+@pytest.mark.parametrize(
+    ("post_processor", "before", "after"),
+    [
+        (None, (), ()),
+        ({"type": "ByteLevel"}, (), ()),
+        (BEFORE, (0,), ()),
+        ({"type": "TemplateProcessing", "single": [NAME, NAME, TEXT, NAME]}, (0, 0), (0,)),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, BEFORE]}, (0,), ()),
+    ],
+)
+def test_what_stands_around_each_text_is_kept_and_not_encoded(tmp_path, content, post_processor, before, after):
+    loaded = read(tmp_path, content | {"post_processor": post_processor})
+    assert loaded.conventions == Conventions(before, after)
+    assert loaded.encode("t").tolist() == [content["model"]["vocab"]["t"]]
+    loaded.save(tmp_path / "tokenizer.json")
+    assert Tokenizer.load(tmp_path).conventions == loaded.conventions
+
+
+@pytest.mark.parametrize("normalizer", [{"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]}])
+def test_normal_form_c_is_kept(tmp_path, content, normalizer):
+    loaded = read(tmp_path, content | {"normalizer": normalizer})
+    assert loaded.decode(loaded.encode("e\u0301")) == "\u00e9"
+    loaded.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert (again.digest, again.vocabulary.normal_form) == (loaded.digest, "NFC")
+    assert (
+        read(tmp_path, content | {"normalizer": {"type": "Sequence", "normalizers": []}}).vocabulary.normal_form == ""
+    )
+
+
+def test_added_tokens_count_as_special_whatever_they_are_called(tmp_path, content):
+    content["added_tokens"].append({"id": 300, "content": "<tool>", "special": False, "normalized": True})
+    loaded = read(tmp_path, content)
+    assert loaded.special_tokens == {"<|endoftext|>": 0, "<tool>": 300}
+    assert loaded.encode("<tool>", allowed_special="all").tolist() == [300]
+    content["added_tokens"].append({"id": 301, "content": "<tool>"})
+    with pytest.raises(ValueError, match="added token '<tool>' stands twice"):
+        read(tmp_path, content)
+
+
+# ---- tokenizer_config.json, which stands beside
+
+
+@pytest.fixture
+def full():
+    learned = Tokenizer.train(["the the then"], 262, pattern="gpt2", special_tokens=["<s>", "</s>"])
+    conventions = Conventions((0,), (1,), 0, 1, "{{ messages }}é")
+    return Tokenizer(learned.vocabulary.tokens, learned.merges, learned.special_tokens, "gpt2", conventions=conventions)
+
+
+def test_how_a_sequence_begins_and_ends_is_kept_beside_a_file_of_that_name(tmp_path, full):
+    full.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert Tokenizer.load(tmp_path).conventions == full.conventions
+    full.save(tmp_path / "other.json")
+    assert Tokenizer.load(tmp_path / "other.json").conventions == full.conventions._replace(
+        bos_id=None, eos_id=None, chat_template=None
+    )
+
+
+def test_a_file_of_another_tokenizer_beside_is_overwritten(tmp_path, full):
+    full.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("old", encoding="utf-8")
+    other = Tokenizer.train(["ab"], 258)
+    other.save(tmp_path)
+    assert Tokenizer.load(tmp_path).conventions == Conventions()
+    full.save(tmp_path)
+    assert Tokenizer.load(tmp_path).conventions == full.conventions
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, (None, None, None)),
+        ({"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": None}, (0, None, None)),
+        ({"chat_template": [{"name": "x", "template": "X"}, {"name": "default", "template": "D"}]}, (None, None, "D")),
+        ({"chat_template": [5, {"name": "x", "template": "X"}]}, (None, None, None)),
+    ],
+)
+def test_configurations_of_others_are_read(tmp_path, full, config, expected):
+    full.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert Tokenizer.load(tmp_path).conventions[2:] == expected
+    (tmp_path / "chat_template.jinja").write_text("own file", encoding="utf-8")
+    assert Tokenizer.load(tmp_path).conventions.chat_template == "own file"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tokenizer_config.json", '{"bos_token": "<x>"}', "bos_token '<x>' is not in the vocabulary"),
+        ("tokenizer_config.json", '{"eos_token": 5}', "eos_token 5 is not in the vocabulary"),
+        ("tokenizer_config.json", '{"chat_template": 5}', "chat_template is a int"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": [5, {"name": "default", "template": 5}]}',
+            "chat_template is a int",
+        ),
+        ("tokenizer_config.json", "[]", "a list, but must be a table"),
+        ("tokenizer_config.json", '{"a', "cut short"),
+        ("chat_template.jinja", "\udcff", "no UTF-8 at byte 0"),
+    ],
+)
+def test_damage_beside_is_named(tmp_path, full, name, text, message):
+    full.save(tmp_path)
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: {name} beside it: .*{message}"):
+        Tokenizer.load(tmp_path)

@@ -169,6 +169,11 @@ def test_damaged_lines_are_refused_by_name(tmp_path):
     path.write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match=r"vocab\.txt: \[UNK\] is missing"):
         WordPieceTokenizer.load(path)
+    path.write_text("\n".join(PIECES), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"vocab\.txt: tokenizer_config.json beside it is a list"):
+        WordPieceTokenizer.load(path)
+    (tmp_path / "tokenizer_config.json").unlink()
     path.write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"vocab\.txt: no UTF-8 at byte 0"):
         WordPieceTokenizer.load(path)

@@ -95,6 +95,8 @@ class WordPieceTokenizer:
             del lines[-1]
         beside = file.with_name("tokenizer_config.json")
         config = read_json(beside) if beside.is_file() else {}
+        if not isinstance(config, dict):
+            raise ValueError(f"{beside.name} beside it is a {type(config).__name__}, but must be a table")
         normalization = Normalization(
             bool(config.get("do_lower_case", True)),
             config.get("strip_accents"),

@@ -63,7 +63,8 @@ def _read(content: Any, ids: Mapping[str, int], known: Conventions) -> Conventio
         raise ValueError(f"a {type(content).__name__}, but must be a table")
     template = content.get("chat_template")
     if isinstance(template, list):  # several, by name
-        template = next((one.get("template") for one in template if one.get("name") == "default"), None)
+        named = (one for one in template if isinstance(one, dict) and one.get("name") == "default")
+        template = next(named, {}).get("template")
     if not isinstance(template, str | None):
         raise ValueError(f"chat_template is a {type(template).__name__}, but must be a text")
     return known._replace(
@@ -76,6 +77,6 @@ def _id_of(name: str, content: dict[str, Any], ids: Mapping[str, int]) -> int | 
     text = token.get("content") if isinstance(token, dict) else token
     if text is None:
         return None
-    if text not in ids:
+    if not isinstance(text, str) or text not in ids:
         raise ValueError(f"{name} {text!r} is not in the vocabulary")
     return ids[text]
