@@ -147,6 +147,9 @@ def test_a_template_that_fails_says_why_in_one_line(source, message):
     [
         ("hello", TypeError, "list of messages"),
         ({"role": "user", "content": "x"}, TypeError, "list of messages"),
+        ([5], TypeError, "list of messages"),
+        ([["role", "content"]], TypeError, "list of messages"),
+        (None, TypeError, "list of messages"),
         ([{"content": "x"}], ValueError, "message 0 has the role None"),
         ([{"role": "<|im_end|>", "content": "x"}], ValueError, "role '<|im_end|>', not a plain word"),
         ([{"role": "", "content": "x"}], ValueError, "role ''"),

@@ -6,11 +6,11 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tinygrad_llm.tokenizer import Tokenizer
-from tinygrad_llm.tokenizer.formats import pairs
+from tinygrad_llm.tokenizer.formats import pairs, tiktoken_ranks
 
 TEXT = ["the then than a hat\n  and 123 that's thou Größe 数字 aaaa bbbb"] * 3
 END = "<|endoftext|>"
@@ -188,6 +188,19 @@ def test_tokens_that_nothing_makes_are_whole_words_and_late_parts_are_refused(tm
         Tokenizer.load(path, pattern="[a-c]+")
 
 
+def test_pairs_of_a_few_ranks_by_hand(tmp_path):
+    path = tmp_path / "x.tiktoken"
+    tokens = BYTES | {b"bc": 300, b"ab": 301, b"abc": 302, b"aaaa": 304, b"aa": 303, b"bcbc": 305}
+    ranks_file(path, tokens | {b"aaaaa": 306})
+    loaded = Tokenizer.load(path, pattern="[a-c]+")
+    assert loaded.merges == [(98, 99), (97, 98), (97, 300), (97, 97), (303, 303), (300, 300), (304, 97)]
+    del tokens[b"a"]  # a byte without token: what needs it is found only as a whole word
+    ranks_file(path, {token: rank for token, rank in tokens.items() if token != b"aaaa"})
+    loaded = Tokenizer.load(path, pattern="[a-c]+")
+    assert loaded.merges == [(98, 99), (300, 300)]
+    assert loaded.encode("bcbcb").tolist() == [305, 98]
+
+
 def test_what_ranks_cannot_say_is_not_written(tmp_path, tokenizer):
     tokens = BYTES | {b"ab": 256, b"bc": 257}
     wrong = [
@@ -239,6 +252,17 @@ def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
         Tokenizer.load(path, pattern="own")
 
 
+def test_what_a_known_name_says_can_be_said_otherwise(tmp_path, monkeypatch):
+    known = tiktoken_ranks._Known(256, "gpt2", {END: 300})
+    monkeypatch.setitem(tiktoken_ranks._FILES, "r50k_base", known)
+    path = tmp_path / "r50k_base.tiktoken"
+    ranks_file(path, BYTES)
+    loaded = Tokenizer.load(path)
+    assert (loaded.pattern, loaded.special_tokens) == ("gpt2", {END: 300})
+    loaded = Tokenizer.load(path, pattern="own", special_tokens={})
+    assert (loaded.pattern, loaded.special_tokens) == ("own", {})
+
+
 def test_a_cut_file_of_a_known_name_is_refused(tmp_path):
     ranks_file(tmp_path / "cl100k_base.tiktoken", BYTES)
     with pytest.raises(ValueError, match="has 256 ranks, but that file of OpenAI's has 100256"):
@@ -248,6 +272,8 @@ def test_a_cut_file_of_a_known_name_is_refused(tmp_path):
 # ---- pairs
 
 
+@example(extra=[(0, 1), (1, 0), (3, 0), (0, 4)], words=["aba", "abab"])  # "aba" from "ab" + "a", not "a" + "ba"
+@example(extra=[(1, 2), (0, 1), (4, 2), (0, 3)], words=["abc", "aabcc"])  # from the last, for "bc" is merged first
 @given(
     extra=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=12),
     words=st.lists(st.text("abc", min_size=1, max_size=14), max_size=10),
@@ -278,6 +304,11 @@ def test_a_folder_without_tokenizer_says_what_it_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"this folder has no tokenizer \(tokenizer.json, vocab.json"):
         Tokenizer.load(tmp_path)
     (tmp_path / "vocab.txt").write_text("[UNK]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"vocab.txt: .*WordPieceTokenizer.load"):
+        Tokenizer.load(tmp_path / "vocab.txt")
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15")
+    with pytest.raises(ValueError, match=r"tokenizer.model: .*SentencePiece"):
+        Tokenizer.load(tmp_path / "tokenizer.model")
     with pytest.raises(FileNotFoundError, match=r"WordPieceTokenizer.load"):
         Tokenizer.load(tmp_path)
 

@@ -110,6 +110,8 @@ def damage(content, *keys, value):
         (["model", "merges", 1], ["h", "e"], r"merge 1 \['h', 'e'\] stands already as merge 0; remove one"),
         (["model", "vocab", "t"], 1 << 24, "'t' has the id 16777216; ids are 0 to 16777215"),
         (["model", "vocab", "t"], True, "the id of 't' is True"),
+        (["model", "vocab", "t"], float("nan"), "the id of 't' is nan"),
+        (["added_tokens", 0, "content"], "\ud800", "lone surrogate"),
         (["model", "byte_fallback"], True, "byte_fallback True"),
         (["model", "continuing_subword_prefix"], "##", "continuing_subword_prefix '##'"),
         (["model", "end_of_word_suffix"], "</w>", "end_of_word_suffix '</w>'"),

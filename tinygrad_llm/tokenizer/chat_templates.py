@@ -167,16 +167,17 @@ def _environment() -> Any:
 
 
 def _checked(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    if isinstance(messages, str | Mapping):
+    listed = isinstance(messages, Iterable) and not isinstance(messages, str | Mapping)
+    conversation = list(messages) if listed else []
+    if not listed or not all(isinstance(message, Mapping) for message in conversation):
         raise TypeError('a conversation is a list of messages, [{"role": "user", "content": "..."}]')
-    conversation = [dict(message) for message in messages]
     for number, message in enumerate(conversation):
         role = message.get("role")
         if not isinstance(role, str) or not role or not _PLAIN_WORD.fullmatch(role):
             raise ValueError(f"message {number} has the role {role!r}, not a plain word as user or assistant")
         if message.get("content") is None and not message.get("tool_calls"):
             raise ValueError(f"message {number} has no content")
-    return conversation
+    return [dict(message) for message in conversation]
 
 
 def _texts(value: Any) -> list[str]:

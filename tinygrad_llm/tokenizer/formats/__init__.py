@@ -50,6 +50,10 @@ def _read(file: Path, given: Given) -> Parts:
         return vocab_and_merges.load(file, given)
     if tiktoken_ranks.looks_like(head) or ".tiktoken" in file.suffixes:
         return tiktoken_ranks.load(file, given)
+    if file.name == "vocab.txt":
+        raise ValueError("the pieces of a vocab.txt are for WordPieceTokenizer.load")
+    if file.suffix == ".model":
+        raise ValueError("holds no ranks of tokens; SentencePiece's models cannot be read here, a tokenizer.json can")
     if given != Given():
         raise ValueError("a tokenizer.json says by itself what pattern and special_tokens are; do not pass them")
     return tokenizer_json.load(file)

@@ -19,7 +19,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_without_repeats)
     except UnicodeDecodeError as error:
-        raise ValueError(f"not a {path.name}: no UTF-8 at byte {error.start}") from None
+        raise ValueError(f"no UTF-8 at byte {error.start}: not a tokenizer, or damaged") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON, or cut short: {error}") from None
     except RecursionError:

@@ -63,6 +63,8 @@ def pairs_of_ranks(tokens: dict[bytes, int]) -> tuple[list[Pair], bool]:
 def _check_late_parts(unmade: list[bytes], tokens: dict[bytes, int]) -> None:
     """Raises ValueError for a token that is made of one with a higher rank: then pairs cannot say what ranks say."""
     for token in unmade:
+        if any(token[place : place + 1] not in tokens for place in range(len(token))):
+            continue  # it has a byte without token: nothing can make it
         parts = [token[place : place + 1] for place in range(len(token))]
         while len(parts) > 1:
             ranks = [tokens.get(a + b, _NEVER) for a, b in pairwise(parts)]

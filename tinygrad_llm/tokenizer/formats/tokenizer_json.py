@@ -21,6 +21,7 @@ from tinygrad_llm.tokenizer.formats import tokenizer_config
 from tinygrad_llm.tokenizer.formats.checks import bytes_of_all, check_ids, field, merges_of, read_json, refuse
 from tinygrad_llm.tokenizer.formats.parts import Conventions, Parts
 from tinygrad_llm.tokenizer.pretokenize import PATTERNS, hugging_face_text, pattern_name
+from tinygrad_llm.tokenizer.unicode_text import check_text
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _DIGITS = {"type": "Digits", "individual_digits": True}
@@ -112,7 +113,7 @@ def load(path: Path) -> Parts:
     specials = _special_tokens(content)
     vocab = field(model, "vocab", dict)
     for text, number in vocab.items():
-        if specials.get(text, number) != number:
+        if text in specials and specials[text] != number:
             raise ValueError(f"special token {text!r} has the ids {specials[text]} and {number}")
     check_ids(vocab | specials)
     ordinary = {text: number for text, number in vocab.items() if text not in specials}
@@ -131,6 +132,7 @@ def _special_tokens(content: dict[str, Any]) -> dict[str, int]:
         name, number = field(token, "content", str), field(token, "id", int)
         if name in specials:
             raise ValueError(f"added token {name!r} stands twice")
+        check_text(name)
         specials[name] = number
         refuse(token, f"added token {name!r}", ("single_word", "lstrip", "rstrip"))
     return specials
