@@ -140,7 +140,8 @@ function open() {
   if (word().ids.length > 500) at("ids").append(make("li", { class: "soft" }, `and ${count(word().ids.length - 500, "more token")}`));
   at("symbols").style.minHeight = "";
   go(0);
-  at("symbols").style.minHeight = `${at("symbols").offsetHeight}px`;  // so that nothing jumps when rows become fewer
+  // On a wide screen nothing jumps when rows become fewer; on a narrow one that would leave a hole.
+  if (matchMedia("(min-width: 40rem)").matches) at("symbols").style.minHeight = `${at("symbols").offsetHeight}px`;
 }
 
 const steps = () => word().merges.length;
@@ -238,8 +239,9 @@ document.addEventListener("keydown", (event) => {
 });
 
 drawText();
-// It begins with a word that has something to show, and fits on a screen.
-const merges = data.words.map(({ start, merges }) => (start.length > 16 ? 0 : merges.length));
-choose(data.text.indexOf(merges.indexOf(Math.max(...merges))));
+// It begins with a word near the start that has something to show, and fits on a screen.
+const early = data.text.slice(0, 60).map((number) => data.words[number]);
+const worth = early.map(({ start, merges }) => (start.length > 16 ? 0 : merges.length));
+choose(worth.indexOf(Math.max(...worth)));
 document.body.dataset.ready = "yes";
 })();
