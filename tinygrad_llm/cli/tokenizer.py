@@ -90,10 +90,10 @@ def train(
         min_count,
         explained.append,
     )
+    tokenizer.save(out)
     if shown:
         for line in learned_table(tokenizer, explained[0], shown):
             console.print(line)
-    tokenizer.save(out)
     console.print(f"wrote {out}: {tokenizer.vocab_size:,} tokens")
     return 0
 

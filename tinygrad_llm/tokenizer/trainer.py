@@ -30,7 +30,7 @@ from tinygrad_llm.tokenizer.word_counts import Words
 Pair = tuple[int, int]
 Progress = Callable[[int, int], None]
 
-WORTH_LOADING, WORTH_COMPILING = 1 << 15, 1 << 19
+WORTH_LOADING, WORTH_COMPILING = 1 << 16, 1 << 19
 """Bytes of different words from which on it pays to load the compiled twin, and to compile it where that was never
 done."""
 
