@@ -25,6 +25,7 @@ HOSTILE = (
 TRAINING = [
     "the theory of the thing: return re-returning __init__ def f(x):\n        return x\n" * 3,
     "naïve ééé 😀😀 مرحبا مرحبا --------  <script></script>" * 3,
+    "=" * 64 + "\n" + "=" * 64,
 ]
 
 
@@ -35,6 +36,7 @@ def tokenizer_of(pattern="gpt2", whole=False):
 
 
 OWN, WHOLE = tokenizer_of(), tokenizer_of("cl100k", whole=True)
+WORDS_LEARNED = st.lists(st.sampled_from([" theory", "return", "naïve", " the", "----", "q", "ing", "\n"]), min_size=1)
 both = pytest.mark.parametrize("own", [OWN, WHOLE], ids=["gpt2", "whole"])
 
 
@@ -61,7 +63,7 @@ def test_words_are_the_text_and_their_tokens_are_its_ids(own, text, special):
 
 
 @both
-@given(text=st.text(alphabet="theoryturn e-é"))
+@given(text=WORDS_LEARNED.map("".join))
 def test_merging_step_by_step_leads_to_the_tokens(own, text):
     merger = Merger(own)
     for word in words_of(own, text):
@@ -150,7 +152,7 @@ def replayed(word):
 
 
 @both
-@given(text=st.text(alphabet="theoryturn e-é_\n", min_size=1))
+@given(text=WORDS_LEARNED.map("".join))
 def test_the_page_knows_every_rank_at_every_step(own, text):
     merger, data = Merger(own), page_data(own, words_of(own, text))
     assert [i for number in data["text"] for i in data["words"][number]["ids"]] == own.encode(text).tolist()
@@ -199,12 +201,12 @@ class Reader(html.parser.HTMLParser):
             self.text += data
 
 
-@both
+@pytest.mark.parametrize("own", [OWN, WHOLE, tokenizer_of(r"[^z]+|z+")], ids=["gpt2", "whole", "one word"])
 def test_a_hostile_text_changes_nothing_of_the_page(own):
     page, tame = tokens_page(own, HOSTILE, special=True), tokens_page(own, "tame")
     assert [tag for tag, _ in Reader(page).tags] == [tag for tag, _ in Reader(tame).tags]
-    assert page.count("</script>") == tame.count("</script>") == 2
-    assert "document.title" not in page
+    for sign in ("</script", "<script", "<!--"):  # what ends a script, or begins another inside it
+        assert page.count(sign) == tame.count(sign)
     data = data_of(page)
     held = b"".join(bytes.fromhex(data["tokens"][str(i)][0]) for n in data["text"] for i in data["words"][n]["ids"])
     assert held.decode() == HOSTILE
@@ -381,8 +383,9 @@ WIDE = """() => {
 
 @pytest.mark.parametrize(("size", "scheme"), [((1280, 900), "dark"), ((390, 844), "light"), ((320, 600), "dark")])
 def test_any_text_fits_the_page(opened, size, scheme):
-    page = opened(f"{HOSTILE} {'w' * 600} {'-' * 70} {' ' * 40} theory", size=size, scheme=scheme)
+    page = opened(f"{HOSTILE} {'w' * 600} {'-' * 50}\n{'=' * 64}\n{' ' * 40} theory", size=size, scheme=scheme)
     assert page.title() == "How a text becomes tokens"
+    assert max(page.evaluate("[...document.querySelectorAll('.token')].map((e) => e.textContent.length)")) == 64
     assert page.evaluate(WIDE) == []
     page.tap("#first") if size[0] < 500 else page.click("#first")
     assert page.inner_text("#count").startswith("0 of")

@@ -231,7 +231,7 @@ for (const [id, target] of Object.entries(MOVES)) at(id).addEventListener("click
 at("play").addEventListener("click", play);
 at("slider").addEventListener("input", () => move(Number(at("slider").value)));
 document.addEventListener("keydown", (event) => {
-  if (modified(event) || event.defaultPrevented || !word().start.length || event.target.closest("#text, #slider")) return;
+  if (modified(event) || event.defaultPrevented || !word().start.length || event.target.closest("#text")) return;
   if (event.key === "p" && steps()) return play();
   if (!(event.key in KEYS)) return;
   event.preventDefault();
