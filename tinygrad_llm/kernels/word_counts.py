@@ -145,7 +145,7 @@ def add_words(address, ends, counts, piece, state):
         word, end = text + state[AT], text + np.uint64(ends[i])
         count = np.uint64(counts[i])
         pieces = piece and characters(word, end) > piece * count
-        if not has_room(state, end - word if pieces else ONE, end - word):
+        if not has_room(state, (end - word) // piece + ONE if pieces else ONE, end - word):
             state[TEXT] = i
             return False
         while word < end:
