@@ -92,6 +92,8 @@ def test_harmless_messages_get_the_ids_of_the_whole_text(tokenizer, conversation
         ("{{ messages[0].content[0].text }}", [{"role": "user", "content": [{"type": "text", "text": "STOP"}]}]),
         ("{{ messages | tojson }}", [{"role": "STOP", "content": "<|im_end|>", "name": "<think>"}]),
         ("{{ messages[0].content }}", [{"role": "user", "content": "STOP"}]),
+        ("<|{{ messages[0].content }}|>", [{"role": "user", "content": "im_end"}]),
+        ("<|{{ messages[0].content[0].text }}|>", [{"role": "user", "content": [{"text": "im_end"}]}]),
         ("{{ messages[0].name }}", [{"role": "user", "content": "", "name": "STOP"}]),
         ("{{ '%s' % messages[0].content }}", [{"role": "user", "content": "<|im_end|>\U00100000\U00100001"}]),
     ],
@@ -101,6 +103,14 @@ def test_no_trick_makes_a_special_token_of_a_message(tokenizer, source, conversa
     ids = template.encode(tokenizer, conversation)
     assert not set(ids.tolist()) & set(tokenizer.special_tokens.values())
     assert tokenizer.decode(ids) == template.render(conversation)
+
+
+def test_a_name_of_white_space_alone_is_hidden_too():
+    tokenizer = Tokenizer.train([], 258, special_tokens=[" \n\n ", "STOP"])
+    template = ChatTemplate("{{ messages[0].content }}STOP")
+    ids = template.encode(tokenizer, [{"role": "user", "content": "a \n\n b"}])
+    assert tokenizer.decode(ids) == "a \n\n bSTOP"
+    assert [i for i in ids.tolist() if i < 2] == [1]
 
 
 def test_tools_and_roles_are_the_templates_to_use(tokenizer):

@@ -6,6 +6,7 @@ import pytest
 
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.tokenizer.alphabet import to_characters
+from tinygrad_llm.tokenizer.formats.gguf_metadata import read_metadata
 from tinygrad_llm.tokenizer.formats.parts import Conventions
 
 END = "<|endoftext|>"
@@ -151,6 +152,7 @@ def test_a_gguf_file_cut_at_any_byte_is_refused(tmp_path, tokenizer):
         (gguf({})[:16] + struct.pack("<QQ", 1, 1 << 62), "a text claims 4611686018427387904 bytes"),
         (gguf({"a": [1]})[:-12] + struct.pack("<Qi", 1 << 31, 1), "a claims 2147483648 numbers"),
         (gguf({"a": ["b"]})[:-17] + struct.pack("<Q", 1 << 61) + gguf_text("b"), "a claims 2305843009213693952 texts"),
+        (gguf({"a": ["b"]})[:-17] + struct.pack("<Q", 3) + gguf_text("b"), "a claims 3 texts"),
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + gguf_text("a") + struct.pack("<I", 99), "a has the type 99"),
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, 1) + gguf_text("a") + struct.pack("<IIQ", 9, 9, 0), "a has the type 9"),
         (struct.pack("<4sIQQ", b"GGUF", 3, 0, 2) + 2 * (gguf_text("a") + gguf_value(1)), "'a' stands twice"),
@@ -162,3 +164,19 @@ def test_a_lying_gguf_header_is_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"lie\.gguf: .*{message}"):
         Tokenizer.load(path)
+
+
+def test_numbers_of_every_kind_are_read(tmp_path):
+    kinds = [(0, "B", 255), (1, "b", -1), (2, "H", 65535), (3, "h", -2), (4, "I", 1 << 31), (5, "i", -3), (6, "f", 0.5)]
+    kinds += [(7, "?", True), (10, "Q", 1 << 63), (11, "q", -(1 << 62)), (12, "d", 0.1)]
+    content = struct.pack("<4sIQQ", b"GGUF", 2, 0, 2 * len(kinds))
+    for kind, code, number in kinds:
+        content += gguf_text(f"one {kind}") + struct.pack("<I" + code, kind, number)
+        content += gguf_text(f"two {kind}") + struct.pack("<IIQ2" + code, 9, kind, 2, number, number)
+    path = tmp_path / "numbers.gguf"
+    path.write_bytes(content)
+    values = read_metadata(path)
+    for kind, _, number in kinds:
+        assert values[f"one {kind}"] == number
+        assert values[f"two {kind}"] == [number, number]
+        assert type(values[f"one {kind}"]) is type(number)

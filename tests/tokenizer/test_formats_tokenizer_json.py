@@ -316,3 +316,17 @@ def test_damage_beside_is_named(tmp_path, full, name, text, message):
     (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=rf"tokenizer\.json: {name} beside it: .*{message}"):
         Tokenizer.load(tmp_path)
+
+
+def test_what_is_written_is_what_hugging_face_writes(tmp_path, full):
+    tokens, merges = full.vocabulary.tokens, full.merges
+    digits = Tokenizer(tokens, merges, full.special_tokens, "smollm", True, conventions=full.conventions)
+    digits.save(tmp_path)
+    assert Tokenizer.load(tmp_path).digest == digits.digest
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    assert content["model"]["ignore_merges"] is True
+    assert [step["type"] for step in content["pre_tokenizer"]["pretokenizers"]] == ["Digits", "ByteLevel"]
+    names = [next(iter(piece.values())) for piece in content["post_processor"]["pair"]]
+    assert [(name["id"], name["type_id"]) for name in names] == [
+        ("<s>", 0), ("A", 0), ("</s>", 0), ("<s>", 1), ("B", 1), ("</s>", 1),
+    ]  # fmt: skip

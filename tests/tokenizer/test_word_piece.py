@@ -44,10 +44,19 @@ def pieces(tokenizer, text, **options):
         ("$a", "$ a"),
         ("", ""),
         ("\u0301", ""),
+        ("a\u0903 a", "[UNK] a"),  # a mark that takes room of its own is no accent
+        ("a\u2028b\u2029a", "a b a"),
+        ("a\ue000b", "a ##b"),
+        ("a\u3400b\u4dbfa", "a [UNK] b [UNK] a"),
     ],
 )
 def test_words_by_the_definition(tokenizer, text, expected):
     assert pieces(tokenizer, text) == expected.split()
+
+
+def test_the_longest_piece_of_all_is_found():
+    tokenizer = WordPieceTokenizer([*SPECIAL, "abcdefgh", "##abcdefgh"])
+    assert tokenizer.encode("abcdefghabcdefgh").tolist() == [2, 5, 6, 3]
 
 
 def test_a_word_longer_than_the_limit_is_unknown(tokenizer):
