@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tinygrad_llm.cli.main import main
+from tinygrad_llm.data.files import read_documents
 from tinygrad_llm.tokenizer import Tokenizer
 
 TEXT = "".join(f"def f{i}(x):\n    return x * {i}\n\n" for i in range(200))
@@ -342,9 +343,11 @@ def test_compression_shows_the_largest_files_and_sums_the_rest(file, tmp_path, c
 def test_compression_of_a_file_in_several_pieces(file, own, tmp_path, capsys):
     path = tmp_path / "long.txt"
     path.write_text("def f(x)\n\n" * 120_000, encoding="utf-8")  # more than data.files.PIECE
+    pieces = [own.encode(document.text) for document in read_documents(path)]
+    assert len(pieces) > 1
     rows = rows_of(call(capsys, "compression", path, "--tokenizer", file)[1])
     assert len(rows) == 2
-    assert rows[1][:2] == [str(path), "1,200,000"]
+    assert rows[1][:3] == [str(path), "1,200,000", f"{sum(map(len, pieces)):,}"]
 
 
 def test_compression_is_drawn(texts, file, tmp_path, capsys):
