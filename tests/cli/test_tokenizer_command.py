@@ -148,6 +148,11 @@ def test_decoding_takes_the_ids_as_they_come(size, file, own, capsys, monkeypatc
     refused(call(capsys, "decode", "--tokenizer", file), "is not a token id")
 
 
+def test_half_a_character_at_the_end_is_replaced(file, own, capsys):
+    first, _ = own.encode("é")
+    assert call(capsys, "decode", first, "--tokenizer", file)[1] == "\N{REPLACEMENT CHARACTER}\n"
+
+
 def test_nothing_decodes_to_nothing(file, capsys, monkeypatch):
     give(monkeypatch, b" \n")
     assert call(capsys, "decode", "--tokenizer", file)[:2] == (0, "\n")
@@ -324,7 +329,8 @@ def test_compression_takes_several_files_folders_and_tokenizers(texts, file, own
     assert status == 0
     assert rows[0] == ["", str(file), "other.json"]
     assert rows[1] == ["file", "bytes", "tokens", "bytes/token", "tokens", "bytes/token"]
-    assert [row[0] for row in rows[2:5]] == [f"{texts}/inner/large.txt", str(one), f"{texts}/small.txt"]
+    names = [f"{texts}/inner/large.txt", str(one), f"{texts}/small.txt", "all files"]  # what is given twice, once
+    assert [row[0] for row in rows[2:6]] == names
     assert rows[3][1:] == ["3", "1", "3.000", "3", "1.000"]
 
 
