@@ -164,6 +164,14 @@ def test_the_table_is_measured_after_texts_of_so_many_characters(small_table):
     assert count_words([*words, " cd"], "own")[b" cd"] == 2  # 99
 
 
+def test_a_word_is_cut_if_it_has_more_than_eight_characters_for_each_time(small_table):
+    counts = count_words(["é" * 16, "y" * 17] * 2 + [f" {a}{b}" for a in "abcd" for b in "abcdef"], "own")
+    assert counts["é".encode() * 16] == 2
+    assert counts[b"y" * 8] == 4
+    assert counts[b"y"] == 2
+    assert b"y" * 17 not in counts
+
+
 def test_the_memory_for_words_without_end_is_bounded(small_table):
     def texts():
         generator = stream(0, "letters")
