@@ -330,3 +330,16 @@ def test_what_is_written_is_what_hugging_face_writes(tmp_path, full):
     assert [(name["id"], name["type_id"]) for name in names] == [
         ("<s>", 0), ("A", 0), ("</s>", 0), ("<s>", 1), ("B", 1), ("</s>", 1),
     ]  # fmt: skip
+
+
+def test_pairs_that_no_text_meets_are_left_out(tmp_path):
+    """Files converted from ranks hold all pairs that would make a token."""
+    tokenizer = Tokenizer.train(LEARNED_FROM, 400, pattern="gpt2")
+    tokenizer.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab, every = content["model"]["vocab"], []
+    for token in map("".join, content["model"]["merges"]):
+        every += [[token[:i], token[i:]] for i in range(1, len(token)) if {token[:i], token[i:]} <= vocab.keys()]
+    assert len(every) > len(tokenizer.merges)
+    content["model"]["merges"] = every
+    assert read(tmp_path, content).digest == tokenizer.digest

@@ -55,6 +55,7 @@ def test_words_by_the_definition(tokenizer, text, expected):
 
 
 def test_the_longest_piece_of_all_is_found():
+    assert WordPieceTokenizer([*SPECIAL, "abcdefgh"]).encode("abcdefgh").tolist() == [2, 5, 3]
     tokenizer = WordPieceTokenizer([*SPECIAL, "abcdefgh", "##abcdefgh"])
     assert tokenizer.encode("abcdefghabcdefgh").tolist() == [2, 5, 6, 3]
 

@@ -260,13 +260,10 @@ class _Table(dict[int, str]):
 
 
 def _clean(char: str) -> str:
-    """White space becomes a space; control, format and private characters vanish."""
+    """Control, format and private characters vanish, but for those that are white space."""
     if char in "\t\n\r":
         return " "
-    kind = unicodedata.category(char)
-    if kind in ("Cc", "Cf", "Co") or char == "\ufffd":
-        return ""
-    return " " if kind in ("Zs", "Zl", "Zp") else char
+    return "" if unicodedata.category(char) in ("Cc", "Cf", "Co") or char == "\ufffd" else char
 
 
 def _clean_with_chinese(char: str) -> str:
