@@ -152,6 +152,8 @@ def test_the_most_frequent_words_stay_in_their_order_and_of_equal_ones_the_first
     counted = {b"a": 1, b"bb": 3, b"c" * 90: 2, b"d": 1, b"e": 1, b"f" * 10: 1, b"g": 5}
     kept = [(b"a", 1), (b"bb", 3), (b"c" * 90, 2), (b"d", 1), (b"e", 1), (b"g", 5)]
     assert list(most_frequent(Words.of(counted)).items()) == kept
+    full = {b"c" * 98: 2, b"a": 1, b"d": 1, b"e": 1}  # 200 bytes are allowed: 100 stay
+    assert [word for word, _ in most_frequent(Words.of(full)).items()] == [b"c" * 98, b"a", b"d"]
     many = {str(i).encode(): 1 + i % 2 for i in range(30)}  # twenty are allowed: ten stay
     assert [word for word, _ in most_frequent(Words.of(many)).items()] == [str(i).encode() for i in range(1, 21, 2)]
     assert list(most_frequent(Words.of({})).items()) == []
@@ -161,6 +163,7 @@ def test_the_table_is_measured_after_texts_of_so_many_characters(small_table):
     words = [f" {a}{b}" for a in "abcd" for b in "abcdefgh"]  # 32 words of 3 characters: less than a batch of 100
     assert len(count_words(words, "own")) == 10
     assert count_words([*words, " ab" * 2, " cd"], "own")[b" cd"] == 1  # 102: seen again after the choice
+    assert count_words([*words, " ab", "z", " cd"], "own")[b" cd"] == 1  # 100
     assert count_words([*words, " cd"], "own")[b" cd"] == 2  # 99
 
 
