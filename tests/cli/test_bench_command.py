@@ -32,7 +32,7 @@ def results(seconds=0.2, **changes):
 def asked(monkeypatch):
     calls = []
 
-    def run(groups, against, threads, only, rounds, console, keep):
+    def run(groups, against, threads, only, rounds, console, keep, text=""):
         calls.append((tuple(groups), against, threads, only, rounds))
         return results()
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_status_1(capsys, asked, tmp_path, monkeypatch):
         (["--compare", tmp_path / "no.json"], "no.json: No such file"),
         (["--from", empty], "not a file of benchmarks"),
         (["--against", "torch"], "--against torch: it is not installed here; pip install '.[peers]' (in a clone)"),
-        (["--against", "jax"], "--against jax: unknown; expected one of torch, tiktoken, tokenizers"),
+        (["--against", "jax"], "--against jax: unknown; expected all, or some of torch, tiktoken"),
     ]
     for arguments, message in cases:
         status, output, error = call(capsys, *arguments)
@@ -160,7 +160,7 @@ def test_what_cannot_be_done_is_status_1(capsys, asked, tmp_path, monkeypatch):
 
 
 def test_what_was_measured_before_an_interrupt_is_kept(capsys, monkeypatch, tmp_path):
-    def run(*arguments, keep):
+    def run(groups, against, threads, only, rounds, console, keep, text):
         keep(results())
         raise KeyboardInterrupt
 
@@ -215,6 +215,15 @@ def test_the_table_of_the_readme(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["readme_table.py"])
     with pytest.raises(SystemExit, match="usage"):
         runpy.run_path(str(script), run_name="__main__")
+
+
+def test_a_text_that_cannot_be_read_is_told_before_anything_is_measured(capsys, asked, tmp_path):
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
+    (tmp_path / "binary.txt").write_bytes(b"a\xff")
+    for name, why in (("absent.txt", "no such file"), ("empty.txt", "empty"), ("binary.txt", "not UTF-8 text")):
+        status, _, error = call(capsys, "tokenizer", "--text", tmp_path / name)
+        assert (status, asked) == (1, [])
+        assert why in error
 
 
 def test_several_groups_are_measured_in_one_run(capsys, asked):

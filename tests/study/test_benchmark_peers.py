@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
-from tinygrad_llm.study.benchmarks import ours, peers
+from tinygrad_llm.study.benchmarks import ours, peers, tokenizer_ours, tokenizer_peers
 from tinygrad_llm.study.benchmarks.cases import Case, gpt_sizes
 from tinygrad_llm.study.benchmarks.job import agree
 from tinygrad_llm.study.benchmarks.torch_models import torch_model
@@ -122,20 +122,33 @@ def test_decoding_yields_the_same_tokens(torch, monkeypatch, name):
     assert [int(theirs.run().argmax()) for _ in range(4)] == tokens
 
 
-@pytest.mark.parametrize("name", ["tiktoken", "tokenizers"])
-def test_tokenizers_give_the_same_tokens(name):
-    pytest.importorskip(name, reason=f"{name} is not installed: pip install 'tinygrad-llm[peers]'")
-    same(name, case("encode", characters=3000, vocab_size=320))
+SIZES = {"text": "documentation", "size": 4000, "vocabulary": 320, "length": 20}
 
 
-def test_tokenizers_learn_as_much(monkeypatch):
-    pytest.importorskip("tokenizers", reason="tokenizers is not installed: pip install 'tinygrad-llm[peers]'")
-    same("tokenizers", case("learn", characters=3000, vocab_size=320))
+@pytest.mark.parametrize("kind", ["encode", "encode anew", "calls", "decode ids", "batch", "build"])
+@pytest.mark.parametrize("name", ["tiktoken", "tokenizers", "gigatoken"])
+def test_tokenizers_give_the_same_tokens(name, kind):
+    pytest.importorskip(name, reason=f"{name} is not installed: {peers.remedy(name)}")
+    if (kind == "build" and name != "tiktoken") or (kind == "batch" and name == "tokenizers"):
+        pytest.skip("they have no part in it")
+    same(name, case(kind, **SIZES))
+
+
+@pytest.mark.parametrize("name", ["tokenizers", "rustbpe", "bpeasy"])
+def test_tokenizers_learn_as_much(monkeypatch, name):
+    pytest.importorskip(name, reason=f"{name} is not installed: {peers.remedy(name)}")
+    monkeypatch.setattr(tokenizer_ours, "LEARNED", 320)
+    monkeypatch.setattr(tokenizer_peers, "LEARNED", 320)
+    same(name, case("learn", **SIZES))
 
 
 def test_what_is_missing_is_said(monkeypatch):
-    with pytest.raises(ValueError, match="--against jax: unknown; expected one of torch, tiktoken, tokenizers"):
-        peers.check_installed(("jax",))
-    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"--against torch: it is not installed here; pip install 'tinygrad-llm\[pee"):
-        peers.check_installed(("torch",))
+    with pytest.raises(ValueError, match="--against jax: unknown; expected all, or some of torch, tiktoken"):
+        peers.chosen_peers(("jax",))
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name != "tiktoken" else "there")
+    assert peers.chosen_peers(("all",)) == ("tiktoken",)
+    assert peers.chosen_peers(("tiktoken",)) == ("tiktoken",)
+    with pytest.raises(ValueError, match="--against gigatoken: it is not installed here; pip install gigatoken"):
+        peers.chosen_peers(("gigatoken",))
+    with pytest.raises(ValueError, match=r"--against torch: it is not installed here; pip install '\.\[peers\]'"):
+        peers.chosen_peers(("torch",))

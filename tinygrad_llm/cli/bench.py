@@ -13,9 +13,10 @@ from rich.console import Console, RenderableType
 
 from tinygrad_llm.cli.arguments import possible_threads
 from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.data import read_documents
 from tinygrad_llm.study.benchmarks import measuring
 from tinygrad_llm.study.benchmarks.cases import GROUPS
-from tinygrad_llm.study.benchmarks.peers import check_installed
+from tinygrad_llm.study.benchmarks.peers import chosen_peers
 from tinygrad_llm.study.benchmarks.report import changes_table, few_rounds, foreign, machine_table, tables
 from tinygrad_llm.study.benchmarks.results import ROUNDS, Results
 from tinygrad_llm.study.lookup import refuse_existing
@@ -45,6 +46,7 @@ def bench(
     *groups: Literal["kernels", "train", "decode", "tokenizer"],
     against: str = "",
     threads: Annotated[str, Parameter(validator=_proper_threads)] = "",
+    text: Path | None = None,
     only: str = "",
     rounds: Annotated[int, Parameter(validator=Number(gte=1))] = ROUNDS,
     json: Path | None = None,
@@ -63,9 +65,12 @@ def bench(
     groups
         What to measure: kernels, train, decode, tokenizer, or several of them; all if none is named.
     against
-        Others to measure beside ours, with commas between: torch, tiktoken, tokenizers.
+        Others to measure beside ours, with commas between: torch, tiktoken, tokenizers, gigatoken, rustbpe, bpeasy;
+        or all that are installed.
     threads
         Numbers of threads, as in 1,2; without it the usual one.
+    text
+        File of text for the tokenizer; without it, Python's own sources and documentation.
     only
         Measure only what has this in its name, as in "decode: GPT-2*int8"; * stands for anything.
     rounds
@@ -88,12 +93,15 @@ def bench(
     if from_ is not None:
         results = Results.load(from_)
     else:
-        others = tuple(name.strip() for name in against.split(",") if name.strip())
-        check_installed(others)
+        others = chosen_peers(tuple(name.strip() for name in against.split(",") if name.strip()))
+        if text is not None:
+            next(read_documents(text))  # a text that cannot be read is told at once
         counts = tuple(dict.fromkeys(map(possible_threads, parse_threads(threads))))
         chosen = tuple(dict.fromkeys(groups)) or GROUPS
         with _kept(json) as keep:
-            results = measuring.run(chosen, others, counts, only, rounds, Console(stderr=True), keep=keep)
+            results = measuring.run(
+                chosen, others, counts, only, rounds, Console(stderr=True), keep, "" if text is None else str(text)
+            )
     _report(results, json, plot)
     slower = old is not None and _compare(results, old)
     return 1 if slower or results.failed else 0

@@ -99,9 +99,14 @@ UPDATED = {"10 M": [[2500, 2000], [2000, 2500]], "124 M": "GPT-2"}
 """Parameters that an optimiser updates: shapes, or those of GPT-2's smallest model."""
 
 
-def cases(group: str, only: str = "", against: tuple[str, ...] = ()) -> list[Case]:
-    """The cases of a group that `only` fits."""
-    found = {"kernels": _kernels, "train": _train, "decode": _decode, "tokenizer": _tokenizer}[group](against)
+def cases(group: str, only: str = "", against: tuple[str, ...] = (), text: str = "") -> list[Case]:
+    """The cases of a group that `only` fits; the tokenizer's are of a file of text, if one is named."""
+    if group == "tokenizer":
+        from tinygrad_llm.study.benchmarks.tokenizer_cases import tokenizer_cases  # it needs Case
+
+        found = tokenizer_cases(against, text)
+    else:
+        found = {"kernels": _kernels, "train": _train, "decode": _decode}[group](against)
     return [case for case in found if fits(only, group, case.name)]
 
 
@@ -145,14 +150,6 @@ def _decode(against: tuple[str, ...]) -> Iterator[Case]:
             sizes = {"model": model, "config": config, "weights": weights}
             others = peers if weights == "float32" else ("float32",)
             yield Case("decode", f"{name}, {weights}", "decode", sizes, ("ours", *others), 1, "tokens")
-
-
-def _tokenizer(against: tuple[str, ...]) -> Iterator[Case]:
-    peers = tuple(name for name in against if name in ("tiktoken", "tokenizers"))
-    sizes = {"characters": 400_000, "vocab_size": 2048}
-    yield Case("tokenizer", "encode, V=2048", "encode", sizes, ("ours", *peers), 0, "B")
-    learners = tuple(name for name in peers if name == "tokenizers")
-    yield Case("tokenizer", "learn the vocabulary, V=2048", "learn", sizes, ("ours", *learners), 0, "B")
 
 
 # -- what the work cannot do without -----------------------------------------------------------------------------------

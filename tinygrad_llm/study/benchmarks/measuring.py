@@ -17,9 +17,9 @@ from tinygrad_llm.backend import why_no_kernels
 from tinygrad_llm.study.benchmarks.cases import GROUPS, Case, cases, fits
 from tinygrad_llm.study.benchmarks.group import Asker, Process, WorkFailed, alternate
 from tinygrad_llm.study.benchmarks.job import AGREEMENT, agree
-from tinygrad_llm.study.benchmarks.peers import NoEqual
+from tinygrad_llm.study.benchmarks.peers import PEERS, NoEqual
 from tinygrad_llm.study.benchmarks.results import Measured, Results, Row, threads_text
-from tinygrad_llm.study.benchmarks.startup import NAMES, startup_rows
+from tinygrad_llm.study.benchmarks.startup import STARTS, startup_rows
 from tinygrad_llm.study.machine import Rates
 from tinygrad_llm.training.progress import counting
 
@@ -28,7 +28,7 @@ TURN = 0.2
 """About how long a contestant works before it is another one's turn."""
 MACHINE_SECONDS = 5.0
 """About how long the machine is measured; starting its process takes a few more."""
-PACKAGES = ("tinygrad-llm", "numpy", "numba", "torch", "tiktoken", "tokenizers")
+PACKAGES = ("tinygrad-llm", "numpy", "numba", *PEERS)
 
 Progress = Callable[[int, int | None], object]
 
@@ -67,20 +67,26 @@ def run(
     rounds: int,
     console: Console,
     keep: Callable[[Results], object] = lambda results: None,
+    text: str = "",
 ) -> Results:
     """Measure the machine, then all cases of the groups for each number of threads, then the machine once more.
 
-    `keep` is told all that has been found after each row: a measurement that is interrupted loses nothing. Raises
-    ValueError if there is no case that `only` fits, and for kernels where Numba cannot compile any.
+    `keep` is told all that has been found after each row: a measurement that is interrupted loses nothing. `text` names
+    a file for the tokenizer. Raises ValueError if there is no case that `only` fits, and for kernels where Numba cannot
+    compile any.
     """
     if "kernels" in groups and (reason := why_no_kernels()):
         others = ", ".join(group for group in GROUPS if group != "kernels")
         raise ValueError(f"bench kernels: there are none here: {reason}; what can be measured without: {others}")
-    chosen = {group: cases(group, only, against) for group in groups}
-    first = [name for name in NAMES if fits(only, "train", name) or only == "startup"] if "train" in groups else []
-    if not any(chosen.values()) and not first:
+    chosen = {group: cases(group, only, against, text) for group in groups}
+    first = {
+        group: [name for name in STARTS[group] if fits(only, group, name) or only == "startup"]
+        for group in groups
+        if group in STARTS
+    }
+    if not any(chosen.values()) and not any(first.values()):
         raise ValueError(f"--only {only}: no benchmark of {', '.join(groups)} has such a name")
-    total = len(threads) * (sum(map(len, chosen.values())) + bool(first))
+    total = len(threads) * (sum(map(len, chosen.values())) + sum(map(bool, first.values())))
     places = (f"{number} of {total}" for number in itertools.count(1))
     machines: dict[int, Rates] = {}
     rows: list[Row] = []
@@ -96,9 +102,10 @@ def run(
             for row in _rows(group, count, rounds, console, notes, places):
                 rows.append(row)
                 keep(found())
-        if first:
-            with counting(console, f"{next(places)}: first steps, {threads_text(count)}") as progress:
-                rows += [row for row in startup_rows(count, rounds, progress) if row.name in first]
+        for group_name, names in first.items():
+            if names:
+                with counting(console, f"{next(places)}: {group_name}: first run, {threads_text(count)}") as progress:
+                    rows += [row for row in startup_rows(group_name, count, rounds, progress) if row.name in names]
         machines[count] = machines[count].best(_machine(count, console))
     return found()
 

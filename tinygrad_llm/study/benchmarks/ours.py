@@ -17,12 +17,12 @@ from tinygrad_llm.nn.quantized import Quantized, quantize
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import AdamW, clip_by_global_norm
 from tinygrad_llm.study.benchmarks.cases import NEW_TOKENS, PROMPT, Case, training_operations
-from tinygrad_llm.study.benchmarks.job import Check, Job, arguments, batch, cotangent, fingerprint
+from tinygrad_llm.study.benchmarks.job import Job, arguments, batch, cotangent, fingerprint
+from tinygrad_llm.study.benchmarks.tokenizer_ours import TOKENIZER_JOBS
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.study.rungs.workloads import arrays_read, product_operations
 from tinygrad_llm.tape import Array, no_grad, saved_arrays, sweep
 from tinygrad_llm.tensor import Tensor
-from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import training_step
 from tinygrad_llm.training.pretraining import OneBatch
@@ -243,45 +243,11 @@ def weight_bytes(model: Decoder) -> int:
     return weights - (0 if positions is None else positions.weight.data.nbytes)
 
 
-# -- tokenizer ---------------------------------------------------------------------------------------------------------
-
-
-def text(case: Case) -> str:
-    """The first characters of Python's reference, which comes with the interpreter."""
-    from pydoc_data.topics import topics
-
-    return "\n".join(topics.values())[: case.sizes["characters"]]
-
-
-def learned(case: Case) -> Tokenizer:
-    """A tokenizer that has learned its vocabulary from the text; the pattern is one that all contestants have."""
-    return Tokenizer.train([text(case)], case.sizes["vocab_size"], "gpt2")
-
-
-def token_check(ids: Any) -> list[Check]:
-    """That the tokens are the same."""
-    return [fingerprint(np.asarray(ids, np.float64))]
-
-
-def _encode(case: Case) -> Job:
-    tokenizer, given = learned(case), text(case)
-    ids = tokenizer.encode(given, disallowed_special=())
-    return Job(lambda: tokenizer.encode(given, disallowed_special=()), token_check(ids), amount=len(given.encode()))
-
-
-def _learn(case: Case) -> Job:
-    given = text(case)
-    made = learned(case)
-    checks = [(float(made.vocab_size), float(made.vocab_size))]
-    return Job(lambda: learned(case), checks, runs=1, amount=len(given.encode()))
-
-
 JOBS: dict[str, Callable[[Case], Job]] = {
     "operation": _operation,
     "adamw": _adamw,
     "clip": _clip,
     "train": _train,
     "decode": _decode,
-    "encode": _encode,
-    "learn": _learn,
+    **TOKENIZER_JOBS,
 }

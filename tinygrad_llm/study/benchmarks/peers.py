@@ -23,32 +23,42 @@ from tinygrad_llm.study.benchmarks.ours import (
     EPS,
     FIRST_STEPS,
     RATE,
-    learned,
     model_and_config,
     prompt,
-    text,
-    token_check,
     weights_and_gradients,
 )
+from tinygrad_llm.study.benchmarks.tokenizer_peers import TOKENIZER_PEERS, tokenizer_job
 from tinygrad_llm.study.benchmarks.torch_models import torch_model
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.threads import thread_count
-from tinygrad_llm.tokenizer.pretokenize import pattern_text
 
-PEERS = ("torch", "tiktoken", "tokenizers")
+PEERS = ("torch", *TOKENIZER_PEERS)
+DECLARED = ("torch", "tiktoken", "tokenizers")
+"""Those that the extra `peers` installs."""
 
 
 class NoEqual(ValueError):
     """The peer has no equal of this case."""
 
 
-def check_installed(names: tuple[str, ...]) -> None:
-    """Raise ValueError for a peer that is unknown or not installed."""
+def chosen_peers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The peers of these names; of "all", those that are installed.
+
+    Raises ValueError for a peer that is unknown or not installed.
+    """
+    if names == ("all",):
+        return tuple(name for name in PEERS if importlib.util.find_spec(name))
     for name in names:
         if name not in PEERS:
-            raise ValueError(f"--against {name}: unknown; expected one of {', '.join(PEERS)}")
+            raise ValueError(f"--against {name}: unknown; expected all, or some of {', '.join(PEERS)}")
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--against {name}: it is not installed here; pip install '.[peers]' (in a clone)")
+            raise ValueError(f"--against {name}: it is not installed here; {remedy(name)}")
+    return names
+
+
+def remedy(name: str) -> str:
+    """How to install a peer."""
+    return "pip install '.[peers]' (in a clone)" if name in DECLARED else f"pip install {name}"
 
 
 def start(contestant: str) -> None:
@@ -63,7 +73,7 @@ def job(contestant: str, case: Case) -> Job:
     if contestant.startswith("torch"):
         compiled = contestant == "torch.compile"
         return TORCH[case.kind](importlib.import_module("torch"), case, compiled)
-    return TOKENIZERS[contestant, case.kind](importlib.import_module(contestant), case)
+    return tokenizer_job(contestant, case)
 
 
 # -- operations and optimisers -----------------------------------------------------------------------------------------
@@ -282,56 +292,4 @@ TORCH: dict[str, Callable[[Any, Case, bool], Job]] = {
     "clip": _clip,
     "train": _train,
     "decode": _decode,
-}
-
-
-# -- tokenizers --------------------------------------------------------------------------------------------------------
-
-
-def _tiktoken_encode(tiktoken: Any, case: Case) -> Job:
-    own = learned(case)
-    # tiktoken wants the ranks of tokens in the order of merging: ours without the special token, which comes first
-    shift = len(own.special_tokens)
-    ranks = {own.token_bytes(number): number - shift for number in range(shift, own.vocab_size)}
-    encoding = tiktoken.Encoding("ours", pat_str=pattern_text("gpt2"), mergeable_ranks=ranks, special_tokens={})
-    given = text(case)
-    ids = np.array(encoding.encode_ordinary(given)) + shift
-    return Job(lambda: encoding.encode_ordinary(given), token_check(ids))
-
-
-def _tokenizers_encode(tokenizers: Any, case: Case) -> Job:
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        learned(case).save(path)
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    given = text(case)
-    return Job(lambda: tokenizer.encode(given), token_check(tokenizer.encode(given).ids))
-
-
-def _tokenizers_learn(tokenizers: Any, case: Case) -> Job:
-    given, size = text(case), case.sizes["vocab_size"]
-
-    def run() -> Any:
-        made = tokenizers.Tokenizer(tokenizers.models.BPE())
-        made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=size,
-            show_progress=False,
-            special_tokens=["<|endoftext|>"],
-            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        )
-        made.train_from_iterator([given], trainer)
-        return made
-
-    count = float(run().get_vocab_size())
-    return Job(run, [(count, count)], runs=1)
-
-
-TOKENIZERS: dict[tuple[str, str], Callable[[Any, Case], Job]] = {
-    ("tiktoken", "encode"): _tiktoken_encode,
-    ("tokenizers", "encode"): _tokenizers_encode,
-    ("tokenizers", "learn"): _tokenizers_learn,
 }

@@ -171,7 +171,11 @@ def markdown(results: Results) -> str:
     kernels = [row for row in results.rows if row.group == "kernels"]
     if kernels:
         parts.append(_markdown(*kernel_lines(results, kernels)))
-    waits = [row for row in results.rows if row.group == "train" and not (row.operations or row.moved)]
+    tokens = [row for row in results.rows if row.group == "tokenizer" and row.unit]
+    if tokens:
+        parts.append(_markdown(*tokenizer_lines(tokens)))
+    others = [row for row in results.rows if row.group in ("train", "tokenizer")]
+    waits = [row for row in others if not (row.operations or row.moved or row.unit)]
     if waits:
         body = [(row.name, str(row.threads), *_times(row)) for row in waits]
         parts.append(_markdown(["start", "threads", "time"], body))
@@ -198,6 +202,20 @@ def model_cells(results: Results, rows: Sequence[Row]) -> tuple[list[str], list[
                 "" if row.own.peak is None else size_text(row.own.peak),
             )
         )
+    return header, body
+
+
+def tokenizer_lines(rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
+    """The tokenizer beside the others, and how many times ours their time is."""
+    others = sorted({name for row in rows for name in row.others}, key=lambda name: (name != "tiktoken", name))
+    body = []
+    for row in rows:
+        cells = [row.name, str(row.threads), time_text(row.own.times.median)]
+        for name in others:
+            there = name in row.measured
+            cells += [time_text(row.measured[name].times.median), _ratio(row.ratio(name))] if there else ["", ""]
+        body.append(tuple(cells))
+    header = ["", "threads", "ours", *(title for name in others for title in (name, "/ ours"))]
     return header, body
 
 

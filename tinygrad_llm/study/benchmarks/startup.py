@@ -16,6 +16,12 @@ NAMES = (
     "first training step, kernels compiled before",
 )
 """Names of the rows."""
+TOKENIZER_NAMES = (
+    "import and first ids, no kernel compiled yet",
+    "import and first ids, kernels compiled before",
+)
+STARTS = {"train": NAMES, "tokenizer": TOKENIZER_NAMES}
+"""The rows of each group."""
 
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 FIRST_STEP = """
@@ -33,31 +39,42 @@ training_step(model, AdamW(model.named_parameters()), OneBatch((ids, ids)), 0, T
 print(time.perf_counter() - start)
 """
 """The smallest model of the training steps; the clock starts when NumPy is there."""
+FIRST_IDS = """
+import time, numpy
+start = time.perf_counter()
+from tinygrad_llm import use_backend
+from tinygrad_llm.tokenizer import Tokenizer
+
+use_backend("numba")
+Tokenizer({bytes([byte]): byte for byte in range(256)}, [], {}, "gpt2").encode("hello")
+print(time.perf_counter() - start)
+"""
 
 
 def startup_rows(
-    threads: int, rounds: int, progress: Callable[[int, int], object] = lambda done, total: None
+    group: str, threads: int, rounds: int, progress: Callable[[int, int], object] = lambda done, total: None
 ) -> list[Row]:
-    """Import beside NumPy's, the first training step with an empty cache of kernels, and with a full one."""
-    total = 2 * rounds + 1
+    """The first step, or the first ids, with an empty cache of kernels, and with a full one; of training also the
+    import beside NumPy's."""
+    training = group == "train"
+    code = FIRST_STEP if training else FIRST_IDS
+    total = (1 + training) * rounds + 1
     imports: dict[str, list[float]] = {"ours": [], "numpy": []}
     warm: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        cold = seconds(FIRST_STEP, threads, folder)
+        cold = seconds(code, threads, folder)
         progress(1, total)
-        for number in range(rounds):
+        for number in range(rounds if training else 0):
             for name, module in (("ours", "tinygrad_llm"), ("numpy", "numpy")):
                 imports[name].append(seconds(IMPORT.format(module), threads, folder))
             progress(2 + number, total)
         for number in range(rounds):
-            warm.append(seconds(FIRST_STEP, threads, folder))
-            progress(2 + rounds + number, total)
-    found = (
-        {name: Measured(tuple(times)) for name, times in imports.items()},
-        {"ours": Measured((cold,))},
-        {"ours": Measured(tuple(warm))},
-    )
-    return [Row("train", name, threads, measured) for name, measured in zip(NAMES, found, strict=True)]
+            warm.append(seconds(code, threads, folder))
+            progress(total - rounds + 1 + number, total)
+    found = [{"ours": Measured((cold,))}, {"ours": Measured(tuple(warm))}]
+    if training:
+        found.insert(0, {name: Measured(tuple(times)) for name, times in imports.items()})
+    return [Row(group, name, threads, measured) for name, measured in zip(STARTS[group], found, strict=True)]
 
 
 def seconds(code: str, threads: int, cache: str) -> float:
