@@ -176,12 +176,22 @@ def test_files_that_are_not_such_a_model_are_refused(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a readable safetensors file"):
             GPT.from_pretrained(tmp_path)
-    save_file({"a": np.zeros(2)}, file)
-    with pytest.raises(ValueError, match="not one written by tinygrad_llm"):
+    save_file({"a": np.zeros(11)}, file)
+    with pytest.raises(ValueError, match=r"(?s)the tensors do not fit.*missing: h.0.*unexpected: a \(11,\)"):
         GPT.from_pretrained(tmp_path)
-    file.write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
-    with pytest.raises(ValueError, match="format 9; this version reads"):
-        GPT.from_pretrained(tmp_path)
+    file.write_bytes(whole)
+    config = (tmp_path / "config.json").read_text()
+    for old, new, message in [
+        ('"gpt2"', '"llama"', "holds a 'llama' model, but GPT is gpt2"),
+        ('"n_layer": 2', '"n_layer": 3', r"missing: h.2.attn.c_attn.bias \(18,\)"),
+        ('"n_embd": 6', '"n_embd": 6000', "says channels = 6,000, but the file's"),
+        ('"n_embd": 6', '"n_embd": "6"', "what stands for channels is '6'"),
+        ('"gelu_new"', '"relu"', "has activation_function = 'relu'"),
+    ]:
+        assert old in config
+        (tmp_path / "config.json").write_text(config.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            GPT.from_pretrained(tmp_path)
 
 
 def test_dropout_acts_in_training_only():

@@ -8,7 +8,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm.ops import attention
-from tinygrad_llm.ops.scaled_attention import future
+from tinygrad_llm.ops.scaled_attention import unseen
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def test_decoding_one_token_at_a_time_is_the_same(rng):
 
 
 def test_the_causal_mask_is_shared_so_nobody_may_write_to_it():
-    hidden = future(2, 3)
-    assert hidden is future(2, 3)
+    hidden = unseen(2, 3, 0)
+    assert hidden is unseen(2, 3, 0)
     np.testing.assert_array_equal(hidden, [[False, False, True], [False, False, False]])
     with pytest.raises(ValueError, match="read-only"):
         hidden[0, 2] = False

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tinygrad_llm.training import TrainConfig, checkpoints, evaluate_run, load_run, loop, pretrain
 from tinygrad_llm.training.metrics import read_metrics
-from tinygrad_llm.weights import load_arrays
+from tinygrad_llm.weights.safetensors_file import open_safetensors
 
 SMALL = {
     "steps": 12,
@@ -209,7 +209,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(text, tmp_path
     with pytest.raises(FloatingPointError, match=r"step .*--learning-rate"):
         train(text, run, learning_rate=1e30, optimizer="sgd", checkpoint_every=1, clip=0.0, steps=30)
     for file in run.glob("checkpoints/*/model.safetensors"):
-        assert all(np.isfinite(array).all() for array in load_arrays(file)[0].values())
+        assert all(np.isfinite(tensor.read()).all() for tensor in open_safetensors(file).values())
 
 
 def test_when_all_checkpoints_are_damaged_nothing_is_overwritten(text, reference, tmp_path):
@@ -277,7 +277,7 @@ def test_a_text_of_a_few_lines_is_enough(tmp_path):
 def test_runs_that_cannot_be_loaded_are_named(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         load_run(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"tokenizer.json and model.safetensors missing"):
+    with pytest.raises(ValueError, match=r"tokenizer.json, config.json, model.safetensors missing"):
         load_run(tmp_path)
 
 

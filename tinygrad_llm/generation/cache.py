@@ -31,14 +31,14 @@ class CachedSizes(Protocol):
         """Positions at most."""
 
 
-def attend_last(q: Array, keys: Array, values: Array) -> Array:
+def attend_last(q: Array, keys: Array, values: Array, scale: float | None = None) -> Array:
     """Attention of one query in each head, q (B, H, D), to all keys and values (B, Hkv, S, D): y (B, H, D).
 
-    ``y = softmax(q k^T / sqrt(D)) v``; as in `ops.attention`, H / Hkv queries share a key head. BLAS reads the keys and
-    values, of which nothing is used twice, as fast as loops of our own do.
+    ``y = softmax(scale q k^T) v``, with the scale ``1/sqrt(D)`` unless given; as in `ops.attention`, H / Hkv queries
+    share a key head. BLAS reads the keys and values, of which nothing is used twice, as fast as loops of our own do.
     """
     batch, kv_heads, _, width = keys.shape
-    grouped = q.reshape(batch, kv_heads, -1, width) * q.dtype.type(1 / math.sqrt(width))
+    grouped = q.reshape(batch, kv_heads, -1, width) * q.dtype.type(1 / math.sqrt(width) if scale is None else scale)
     weights = grouped @ keys.swapaxes(-1, -2)
     weights -= weights.max(-1, keepdims=True)
     np.exp(weights, out=weights)
@@ -61,14 +61,24 @@ class LayerKV:
         self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = keys, values
         self.length = end
 
-    def attend(self, q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
-        """Append k and v (B, Hkv, T, D), and let q (B, H, T, D) attend causally to all so far; (B, T, H D)."""
+    def attend(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None = None,
+        scale: float | None = None,
+        window: int = 0,
+    ) -> Array:
+        """Append k and v (B, Hkv, T, D), and let q (B, H, T, D) attend causally to all so far, or to the `window` last;
+        (B, T, H D)."""
         self.extend(k, v)
         batch, heads, time, width = q.shape
         keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
         if time == 1 and mask is None:
-            return attend_last(q[:, :, 0], keys, values).reshape(batch, 1, heads * width)
-        y = ops.attention(q, keys, values, mask=mask, causal=True).data
+            keys, values = keys[:, :, -window:], values[:, :, -window:]
+            return attend_last(q[:, :, 0], keys, values, scale).reshape(batch, 1, heads * width)
+        y = ops.attention(q, keys, values, mask=mask, causal=True, scale=scale, window=window).data
         return y.transpose(0, 2, 1, 3).reshape(batch, time, heads * width)
 
 

@@ -181,15 +181,26 @@ def through_all(
 
 MAPS = "attention.qkv", "attention.out", "mlp.gate", "mlp.up", "mlp.down"
 UNITS = {"attention": RotaryAttention, "mlp": GatedMLP, "attention_norm": RMSNorm, "mlp_norm": RMSNorm}
-NUMBERS = "attention.heads", "attention.kv_heads", "attention.base", "attention_norm.eps", "mlp_norm.eps"
+NUMBERS = (
+    "attention.heads",
+    "attention.kv_heads",
+    "attention.base",
+    "attention.frequencies",
+    "attention.scale",
+    "attention.window",
+    "attention.q_norm",
+    "attention.k_norm",
+    "attention_norm.eps",
+    "mlp_norm.eps",
+)
 GAINS = "attention_norm.gain.data", "mlp_norm.gain.data"
 OTHERS = (*(f"{name}.bias" for name in MAPS), *GAINS, *MAPS, *UNITS, *NUMBERS)
 FLOATS = attrgetter(*(f"{name}.weight.data" for name in MAPS), *OTHERS)
 SMALLER = attrgetter(*(f"{name}.weight" for name in MAPS), *OTHERS)
-"""What a block has: five weights, five biases, two gains, five maps, four units, five numbers. A quantised weight has
+"""What a block has: five weights, five biases, two gains, five maps, four units, ten numbers. A quantised weight has
 no data."""
 
-ENDS = 0, 5, 10, 12, 17, 21, 26, 28
+ENDS = 0, 5, 10, 12, 17, 21, 31, 33
 """Where each sort ends; keys and values are the last."""
 
 
@@ -234,7 +245,9 @@ def plan_of(held):
 
 def fit_together(weights, maps, gains, numbers, stores):
     """Whether all layers have the same numbers and sizes, those of the first cache: nothing is checked afterwards."""
-    heads, kv_heads, _, eps, other_eps = numbers[0]
+    heads, kv_heads, _, frequencies, _, window, q_norm, k_norm, eps, other_eps = numbers[0]
+    if frequencies is not None or window or q_norm is not None or k_norm is not None:
+        return False
     _, _, capacity, width = stores[0][0].shape
     channels, features = matrix_shape(weights[0][DOWN], maps[0][DOWN])
     expected = [
@@ -308,7 +321,7 @@ def _(x, blocks, positions, mask, caches):
     qkv = np.empty((attention.heads + 2 * kv_heads) * width, np.float32)
     attended, hidden = np.empty(attention.heads * width, np.float32), np.empty(plan.features, np.float32)
     sizes = attention.heads, kv_heads, width, length, capacity
-    numbers = np.float32(norm.eps), cos.reshape(-1), sin.reshape(-1), np.float32(1 / math.sqrt(width))
+    numbers = np.float32(norm.eps), cos.reshape(-1), sin.reshape(-1), np.float32(attention.scale)
     finite = np.ones(1, np.bool_)
     arrays = plan.kind, plan.maps, plan.gains, plan.stores, sizes, *numbers, y, qkv, attended, hidden, finite
     run_together(through_all, *arrays, most=max(1, plan.weights // PIECE))

@@ -283,8 +283,8 @@ LEAST_WORK = 1 << 20
 
 
 @attention.kernel
-def _(q, k, v, mask=None, causal=False, scale=None):
-    if not same_float(q, k, v) or not q.size * k.size * v.size:
+def _(q, k, v, mask=None, causal=False, scale=None, window=0):
+    if window or not same_float(q, k, v) or not q.size * k.size * v.size:
         return NotImplemented
     check_shapes(q, k, v)
     batch, heads, queries, _ = q.shape

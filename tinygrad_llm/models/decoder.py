@@ -1,24 +1,19 @@
-"""What every decoder-only language model has: logits from ids, checks of positions, and weights in a folder."""
+"""What every decoder-only language model has: logits from ids, and checks of positions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tinygrad_llm import ops
-from tinygrad_llm.nn import Embedding, Linear, Module
+from tinygrad_llm.models.pretrained import Pretrained
+from tinygrad_llm.nn import Embedding, Linear
 from tinygrad_llm.nn.transformer import LayerCache
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
-from tinygrad_llm.weights import load_arrays, save_arrays
-
-FORMAT = 1
-"""Version of the weight file; a file of another version is refused."""
 
 
 class Cache(Protocol):
@@ -33,14 +28,10 @@ class Cache(Protocol):
         """One for each block."""
 
 
-class Decoder(Module):
+class Decoder(Pretrained):
     """A decoder-only language model. ``model(ids)`` maps (B, T) token ids to (B, T, V) logits: at each position, scores
-    for the token that follows. A subclass sets `config`, `token_embedding` and `lm_head`, and defines `hidden`."""
+    for the token that follows. A subclass sets `token_embedding` and `lm_head`, and defines `hidden`."""
 
-    architecture: ClassVar[str]
-    """Its name in weight files."""
-    config_type: ClassVar[type]
-    config: Any
     token_embedding: Embedding
     lm_head: Linear | None = None
     """None if the head is the token embedding again (tied)."""
@@ -105,36 +96,3 @@ class Decoder(Module):
         if np.max(positions, initial=0) >= context:
             raise ValueError(f"{name}: position {np.max(positions)}, but the model's context is {context}")
         return ids, positions
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write ``model.safetensors``, sizes included, into the folder `path`."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        about = {"architecture": self.architecture, "format": FORMAT, "config": asdict(self.config)}
-        save_arrays(folder / "model.safetensors", self.state_dict(), about)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path) -> Self:
-        """The model in the folder `path`, as `save_pretrained` or ``tinygrad-llm train`` left it."""
-        file = Path(path) / "model.safetensors"
-        arrays, about = load_arrays(file)
-        model = cls(cls._config_of(file, about))  # type: ignore[call-arg]
-        if all(array.dtype == np.float64 for array in arrays.values()):
-            model.astype(np.float64)
-        try:
-            model.load_state_dict(arrays)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-        return model
-
-    @classmethod
-    def _config_of(cls, file: Path, about: dict[str, Any]) -> Any:
-        if about.get("architecture") != cls.architecture or about.get("format") != FORMAT:
-            raise ValueError(
-                f"{file}: architecture {about.get('architecture')!r}, format {about.get('format')!r}; "
-                f"this version reads architecture {cls.architecture!r}, format {FORMAT}"
-            )
-        try:
-            return cls.config_type(**about["config"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{file}: its configuration does not describe a {cls.__name__} ({error})") from error

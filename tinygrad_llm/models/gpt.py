@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy.typing as npt
 
@@ -11,6 +12,7 @@ from tinygrad_llm.models.decoder import Cache, Decoder
 from tinygrad_llm.nn import Block, Dropout, Embedding, LayerNorm
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
+from tinygrad_llm.weights import Layout, gpt2
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class GPT(Decoder):
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
     """
 
-    architecture = "gpt"
+    layout: ClassVar[Layout] = gpt2
     config_type = GPTConfig
 
     def __init__(self, config: GPTConfig, seed: int = 0) -> None:

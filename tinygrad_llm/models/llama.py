@@ -1,20 +1,26 @@
-"""Llama: the decoder-only transformer with RMSNorm, rotary positions, SwiGLU and grouped query heads."""
+"""Llama: the decoder-only transformer with RMSNorm, rotary positions, SwiGLU and grouped query heads.
+
+By configuration it is also Mistral, Qwen2 and Qwen3.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy.typing as npt
 
 from tinygrad_llm import ops, random
 from tinygrad_llm.backend import twinned
 from tinygrad_llm.models.decoder import Cache, Decoder
+from tinygrad_llm.models.rotary_scaling import RotaryScaling
 from tinygrad_llm.nn import Embedding, Linear, Module, RMSNorm
 from tinygrad_llm.nn.transformer import LayerCache, attend_cached
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
+from tinygrad_llm.weights import Layout, llama
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,12 @@ class LlamaConfig:
 
     In brackets the name in Hugging Face's configuration: V `vocab_size`, T at most `context` (max_position_embeddings),
     C `channels` (hidden_size), L `layers` (num_hidden_layers), H `heads` (num_attention_heads), of which H / Hkv share
-    one of Hkv `kv_heads` (num_key_value_heads), F `feed_forward` (intermediate_size), `rotary_base` (rope_theta),
-    `norm_eps` (rms_norm_eps), `tied` (tie_word_embeddings): the head is the token embedding again, `init_std`
-    (initializer_range): the spread of the matrices and embeddings at the start.
+    one of Hkv `kv_heads` (num_key_value_heads), D `head_channels` (head_dim; C / H if 0), F `feed_forward`
+    (intermediate_size), `rotary_base` (rope_theta), `rotary_scaling` (rope_scaling), `norm_eps` (rms_norm_eps), `tied`
+    (tie_word_embeddings): the head is the token embedding again, `init_std` (initializer_range): the spread of the
+    matrices and embeddings at the start. Mistral has a `window` (sliding_window): a position sees so many of the last,
+    itself included, or all if 0. Qwen2 has a `qkv_bias`, of queries, keys and values; Qwen3 a `qk_norm`, an RMSNorm of
+    each query and key before they are rotated.
     """
 
     vocab_size: int = 49152
@@ -39,26 +48,35 @@ class LlamaConfig:
     norm_eps: float = 1e-5
     tied: bool = True
     init_std: float = 0.02
+    head_channels: int = 0
+    rotary_scaling: RotaryScaling | None = None
+    window: int = 0
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context", "channels", "layers", "heads", "kv_heads", "feed_forward"):
             if getattr(self, name) < 1:
                 raise ValueError(f"LlamaConfig: {name}={getattr(self, name)} must be at least 1")
-        if self.channels % (2 * self.heads):
-            raise ValueError(
-                f"LlamaConfig: channels={self.channels} is not a multiple of 2 x heads={self.heads}: each head rotates "
-                "pairs of channels"
-            )
+        for name in ("head_channels", "window"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"LlamaConfig: {name}={getattr(self, name)} must not be negative")
+        if self.head_channels == 0 and self.channels % self.heads:
+            raise ValueError(f"LlamaConfig: channels={self.channels} is not a multiple of heads={self.heads}")
+        if self.head_size % 2:
+            raise ValueError(f"LlamaConfig: heads of {self.head_size} channels are odd: each rotates pairs of channels")
         if self.heads % self.kv_heads:
             raise ValueError(f"LlamaConfig: heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
         for name in ("rotary_base", "norm_eps", "init_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"LlamaConfig: {name}={getattr(self, name)} must be positive")
+        if isinstance(self.rotary_scaling, Mapping):
+            object.__setattr__(self, "rotary_scaling", RotaryScaling(**self.rotary_scaling))
 
     @property
     def head_size(self) -> int:
         """D, the channels of a head."""
-        return self.channels // self.heads
+        return self.head_channels or self.channels // self.heads
 
 
 class RotaryAttention(Module):
@@ -68,26 +86,32 @@ class RotaryAttention(Module):
     """
 
     def __init__(self, config: LlamaConfig, residual_std: float) -> None:
-        self.heads, self.kv_heads, self.base = config.heads, config.kv_heads, config.rotary_base
+        self.heads, self.kv_heads, self.window = config.heads, config.kv_heads, config.window
+        self.base, self.frequencies, self.scale = config.rotary_base, None, 1 / math.sqrt(config.head_size)
+        if config.rotary_scaling is not None:  # its magnitude m in q and k is m^2 in their products
+            self.frequencies = config.rotary_scaling.frequencies(self.base, config.head_size)
+            self.scale *= config.rotary_scaling.magnitude**2
         all_heads = config.heads + 2 * config.kv_heads
-        self.qkv = Linear(config.channels, all_heads * config.head_size, bias=False, std=config.init_std)
-        self.out = Linear(config.channels, config.channels, bias=False, std=residual_std)
+        self.qkv = Linear(config.channels, all_heads * config.head_size, bias=config.qkv_bias, std=config.init_std)
+        self.out = Linear(config.heads * config.head_size, config.channels, bias=False, std=residual_std)
+        self.q_norm = RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
 
     def forward(
         self, x: Tensor, positions: npt.ArrayLike, mask: Array | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        batch, time, channels = x.shape
-        heads, turning = self.heads, self.heads + self.kv_heads  # values are not rotated
-        qkv = self.qkv(x)
+        batch, time, _ = x.shape
+        all_heads = self.qkv(x).reshape(batch, time, self.heads + 2 * self.kv_heads, -1).transpose(0, 2, 1, 3)
+        turning, v = ops.split(all_heads, [self.heads + self.kv_heads], axis=1)  # values are not rotated
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = ops.split(turning, [self.heads], axis=1)
+            turning = ops.concatenate([self.q_norm(q), self.k_norm(k)], axis=1)
+        turned = ops.rotary(turning, positions, base=self.base, frequencies=self.frequencies)
+        q, k = ops.split(turned, [self.heads], axis=1)
         if cache is not None:
-            parts = qkv.data.reshape(batch, time, turning + self.kv_heads, -1).transpose(0, 2, 1, 3)
-            turned = ops.rotary(parts[:, :turning], positions, base=self.base).data
-            return self.out(attend_cached(cache, turned[:, :heads], turned[:, heads:], parts[:, turning:], mask))
-        all_heads = qkv.reshape(batch, time, turning + self.kv_heads, -1).transpose(0, 2, 1, 3)
-        turned, v = ops.split(all_heads, [turning], axis=1)
-        q, k = ops.split(ops.rotary(turned, positions, base=self.base), [heads], axis=1)
-        y = ops.attention(q, k, v, mask=mask, causal=True)
-        return self.out(y.transpose(0, 2, 1, 3).reshape(batch, time, channels))
+            return self.out(attend_cached(cache, q.data, k.data, v.data, mask, self.scale, self.window))
+        y = ops.attention(q, k, v, mask=mask, causal=True, scale=self.scale, window=self.window)
+        return self.out(y.transpose(0, 2, 1, 3).reshape(batch, time, -1))
 
 
 class GatedMLP(Module):
@@ -134,10 +158,11 @@ def through_blocks(
 class Llama(Decoder):
     """Token embeddings, L pre-norm blocks, a last norm, and a head. Linear maps have no biases.
 
-    Source: Touvron et al. 2023, arXiv:2302.13971; grouped heads: arXiv:2307.09288.
+    Sources: Touvron et al. 2023, arXiv:2302.13971; grouped heads: arXiv:2307.09288; Mistral: Jiang et al. 2023,
+    arXiv:2310.06825; Qwen2: arXiv:2407.10671; Qwen3: arXiv:2505.09388.
     """
 
-    architecture = "llama"
+    layout: ClassVar[Layout] = llama
     config_type = LlamaConfig
 
     def __init__(self, config: LlamaConfig, seed: int = 0) -> None:

@@ -1,6 +1,6 @@
 """Modules: what models are put together from."""
 
-from tinygrad_llm.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm
+from tinygrad_llm.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm, unset
 from tinygrad_llm.nn.module import Module, Parameter
 from tinygrad_llm.nn.quantized import QuantizedEmbedding, QuantizedLinear, quantize
 from tinygrad_llm.nn.transformer import MLP, Block, CausalSelfAttention
@@ -19,4 +19,5 @@ __all__ = [
     "QuantizedLinear",
     "RMSNorm",
     "quantize",
+    "unset",
 ]

@@ -6,6 +6,9 @@ is the same.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,23 @@ from tinygrad_llm.nn.module import Module, Parameter
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
+_unset: ContextVar[bool] = ContextVar("unset", default=False)
+
+
+@contextlib.contextmanager
+def unset() -> Iterator[None]:
+    """Within it, matrices are made without values, which is quick: they come from a file."""
+    token = _unset.set(True)
+    try:
+        yield
+    finally:
+        _unset.reset(token)
+
 
 def normal(shape: tuple[int, ...], std: float) -> Array:
     """float32 values from a normal distribution of mean 0."""
+    if _unset.get():
+        return np.empty(shape, np.float32)
     values = random.next_stream("init").standard_normal(shape, np.float32)
     values *= np.float32(std)
     return values

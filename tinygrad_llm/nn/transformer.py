@@ -15,15 +15,25 @@ from tinygrad_llm.tensor import Tensor
 class LayerCache(Protocol):
     """The keys and values of earlier positions of one layer (see `tinygrad_llm.generation`)."""
 
-    def attend(self, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    def attend(
+        self, q: Array, k: Array, v: Array, mask: Array | None, scale: float | None = None, window: int = 0
+    ) -> Array:
         """Append k and v (B, Hkv, T, D), and let q (B, H, T, D) attend to all so far; (B, T, H D)."""
 
 
-def attend_cached(cache: LayerCache, q: Array, k: Array, v: Array, mask: Array | None) -> Tensor:
+def attend_cached(
+    cache: LayerCache,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    scale: float | None = None,
+    window: int = 0,
+) -> Tensor:
     """`LayerCache.attend`, which no gradient passes."""
     if grad_enabled():
         raise RuntimeError("attention: the KV cache passes no gradients; use it under no_grad()")
-    return Tensor(cache.attend(q, k, v, mask))
+    return Tensor(cache.attend(q, k, v, mask, scale, window))
 
 
 class CausalSelfAttention(Module):

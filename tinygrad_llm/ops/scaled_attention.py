@@ -12,17 +12,20 @@ from tinygrad_llm.ops.samples import normal
 
 
 @functools.lru_cache(maxsize=16)
-def future(queries, keys):
-    """(T, S): True where query t may not see key s, ``s > S - T + t``. Built once per size, and read-only."""
+def unseen(queries, keys, window):
+    """(T, S): True where query t may not see key s, as it comes later, ``s > S - T + t``, or too long before,
+    ``s <= S - T + t - window``. Built once per size, and read-only."""
     hidden = ~np.tri(queries, keys, keys - queries, dtype=bool)
+    if window:
+        hidden |= np.tri(queries, keys, keys - queries - window, dtype=bool)
     hidden.flags.writeable = False
     return hidden
 
 
-def hide(scores, mask, causal):
+def hide(scores, mask, causal, window=0):
     """Write -inf over the scores (B, H, T, S) that causality or `mask` forbids, or add a floating mask; in place."""
     if causal:
-        np.copyto(scores, -np.inf, where=future(*scores.shape[-2:]))
+        np.copyto(scores, -np.inf, where=unseen(*scores.shape[-2:], window))
     if mask is None:
         return
     mask = check_mask(mask, scores.shape)
@@ -49,7 +52,7 @@ def softmax_rows(scores):
 
 
 @op
-def attention(q, k, v, mask=None, causal=False, scale=None):
+def attention(q, k, v, mask=None, causal=False, scale=None, window=0):
     """``y = softmax(scale q k^T) v``: every query takes a mean of the values, weighted by how well their keys match.
 
     q (B, H, T, D), k (B, Hkv, S, D), v (B, Hkv, S, D), y (B, H, T, D); the values may have a width of their own. In
@@ -62,10 +65,11 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
     key head. They are handled as one head with G T queries, so that k and v are never repeated.
 
     causal: query t sees the keys ``s <= S - T + t``. Both sequences end together, so T new queries can follow ``S - T``
-    keys in a cache. A mask is a boolean array that broadcasts to (B, H, T, S), True where the query may attend (key
-    padding is (B, 1, 1, S)); or a floating-point one, which is added to the scores. It receives no gradient. What is
-    forbidden gets the score -inf, and so exactly ``p = 0``. A query that may see nothing, because of the mask or
-    because ``T > S``, has ``y = 0``. Its gradients are 0.
+    keys in a cache. With a window (Beltagy et al. 2020, arXiv:2004.05150) it sees only the last ones of these, with
+    ``s > S - T + t - window``; 0 is no window. A mask is a boolean array that broadcasts to (B, H, T, S), True where
+    the query may attend (key padding is (B, 1, 1, S)); or a floating-point one, which is added to the scores. It
+    receives no gradient. What is forbidden gets the score -inf, and so exactly ``p = 0``. A query that may see nothing,
+    because of the mask or because ``T > S``, has ``y = 0``. Its gradients are 0.
 
     Saves q times scale, k, v, y and the probabilities p (B, H, T, S), not the scores. With ``dy`` the cotangent of y::
 
@@ -78,6 +82,7 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
     et al. 2022, arXiv:2205.14135, appendix B.2.
     """
     check_shapes(q, k, v)
+    check_window(window, causal)
     shape = batch, heads, queries, width = q.shape
     kv_heads, keys = k.shape[1:3]
     if scale is None:
@@ -89,7 +94,7 @@ def attention(q, k, v, mask=None, causal=False, scale=None):
 
     qs = grouped(q * scale)  # cheaper than to scale the scores, which are more
     scores = (qs @ k.swapaxes(-1, -2)).reshape(batch, heads, queries, keys)
-    hide(scores, mask, causal)
+    hide(scores, mask, causal, window)
     p = grouped(softmax_rows(scores))
     y = p @ v
 
@@ -124,6 +129,14 @@ def check_mask(mask, wanted):
     return mask
 
 
+def check_window(window, causal):
+    """Raise ValueError unless window is a whole number, 0, or above 0 and causal."""
+    if not isinstance(window, (int, np.integer)) or window < 0 or (window and not causal):
+        raise ValueError(
+            f"attention: window={window!r}: expected a whole number, 0 for none, or causal attention with it"
+        )
+
+
 def check_shapes(q, k, v):
     """Raise ValueError unless q (B, H, T, D), k (B, Hkv, S, D) and v (B, Hkv, S, any width) fit together."""
     if q.ndim == k.ndim == v.ndim == 4:
@@ -140,7 +153,7 @@ def check_shapes(q, k, v):
 # The derivations. In their subscripts b is the batch, h the head, t and u queries, s and r keys, d and e channels.
 
 
-def written_out(q, k, v, mask, causal, scale):
+def written_out(q, k, v, mask, causal, scale, window=0):
     """(k, v, p, scale): k and v repeated for every query head, and the probabilities from their definition."""
     group = q.shape[1] // k.shape[1]
     k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
@@ -148,7 +161,9 @@ def written_out(q, k, v, mask, causal, scale):
     scores = scale * np.einsum("bhtd,bhsd->bhts", q, k)
     if causal:
         queries, keys = scores.shape[-2:]
-        scores = np.where(np.arange(keys) <= keys - queries + np.arange(queries)[:, None], scores, -np.inf)
+        last = keys - queries + np.arange(queries)[:, None]
+        sees = (np.arange(keys) <= last) & (np.arange(keys) > last - (window or keys + queries))
+        scores = np.where(sees, scores, -np.inf)
     if mask is not None:
         scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
     weights = np.exp(scores)
@@ -186,8 +201,8 @@ def sum_groups(a, kv_heads):
 
 
 @attention.derivation("q")
-def _(q, k, v, dy, mask=None, causal=False, scale=None):
-    k, v, p, scale = written_out(q, k, v, mask, causal, scale)
+def _(q, k, v, dy, mask=None, causal=False, scale=None, window=0):
+    k, v, p, scale = written_out(q, k, v, mask, causal, scale, window)
     by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # ∂y_te/∂scores_tr
     jacobian = scale * np.einsum("bhter,bhrd,tu->bhteud", by_score, k, np.eye(q.shape[2]))
     yield (
@@ -202,9 +217,9 @@ def _(q, k, v, dy, mask=None, causal=False, scale=None):
 
 
 @attention.derivation("k")
-def _(q, k, v, dy, mask=None, causal=False, scale=None):
+def _(q, k, v, dy, mask=None, causal=False, scale=None, window=0):
     kv_heads = k.shape[1]
-    k, v, p, scale = written_out(q, k, v, mask, causal, scale)
+    k, v, p, scale = written_out(q, k, v, mask, causal, scale, window)
     by_score = np.einsum("bhtsr,bhse->bhter", softmax_jacobian(p), v)  # ∂y_te/∂scores_tr
     jacobian = scale * np.einsum("bhter,bhtd->bhterd", by_score, q)
     yield (
@@ -222,9 +237,9 @@ def _(q, k, v, dy, mask=None, causal=False, scale=None):
 
 
 @attention.derivation("v")
-def _(q, k, v, dy, mask=None, causal=False, scale=None):
+def _(q, k, v, dy, mask=None, causal=False, scale=None, window=0):
     kv_heads = k.shape[1]
-    k, v, p, scale = written_out(q, k, v, mask, causal, scale)
+    k, v, p, scale = written_out(q, k, v, mask, causal, scale, window)
     jacobian = np.einsum("bhts,ef->bhtesf", p, np.eye(v.shape[-1]))
     yield (
         "`dv_sf = sum_te dy_te ∂y_te/∂v_sf`, over all query heads that share the value head; "
@@ -284,3 +299,8 @@ def _(rng, shape=(1, 2, 2, 2)):  # a mask to be added
 def _(rng, shape=(1, 6, 2, 2)):  # grouped heads, and values wider than keys
     q, k, _ = qkv(rng, shape, keys=3, kv_heads=2)
     return (q, k, normal(rng, (shape[0], 2, 3, 3))), {"causal": True}
+
+
+@attention.sample
+def _(rng, shape=(1, 2, 4, 2)):  # the last two positions only, behind a key of a cache
+    return qkv(rng, shape, keys=shape[2] + 1), {"causal": True, "window": 2}

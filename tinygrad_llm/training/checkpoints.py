@@ -7,6 +7,7 @@ folder with the right name is complete. The last two are kept, in case the disk 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,13 +19,16 @@ from typing import Any
 from tinygrad_llm.files import atomic_write, sync
 from tinygrad_llm.models import GPT
 from tinygrad_llm.optim import Optimizer
-from tinygrad_llm.weights import load_arrays, save_arrays
+from tinygrad_llm.weights import load_arrays, open_checkpoint, save_arrays
 
 KEEP = 2
 
+MODEL = "config.json", "model.safetensors"
+"""The files of a model."""
+
 
 def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, about: dict[str, Any]) -> Path:
-    """Save everything needed to go on after `step`, and make its weights the run's ``model.safetensors``."""
+    """Save everything needed to go on after `step`, and make its model the run's."""
     parent = run / "checkpoints"
     parent.mkdir(exist_ok=True)
     for leftover in parent.glob(".step-*.tmp"):
@@ -50,15 +54,16 @@ def _write(folder: Path, step: int, model: GPT, optimizer: Optimizer, about: dic
     """The three files of a checkpoint."""
     model.save_pretrained(folder)
     save_arrays(folder / "optimizer.safetensors", optimizer.state_dict(), {})
-    digests = {name: _sha256(folder / name) for name in ("model.safetensors", "optimizer.safetensors")}
+    digests = {name: _sha256(folder / name) for name in (*MODEL, "optimizer.safetensors")}
     state = {**about, "step": step, "sha256": digests}
     atomic_write(folder / "state.json", json.dumps({**state, "own_sha256": _seal(state)}, indent=2).encode())
     sync(folder)
 
 
 def publish(run: Path, folder: Path) -> None:
-    """Make a checkpoint's weights the run's ``model.safetensors``."""
-    atomic_write(run / "model.safetensors", lambda path: shutil.copyfile(folder / "model.safetensors", path))
+    """Make a checkpoint's model the run's."""
+    for name in MODEL:
+        atomic_write(run / name, functools.partial(shutil.copyfile, folder / name))
 
 
 def load_checkpoint(
@@ -73,7 +78,7 @@ def load_checkpoint(
         try:
             state = verify(folder)
             optimizer.load_state_dict(load_arrays(folder / "optimizer.safetensors")[0])
-            model.load_state_dict(load_arrays(folder / "model.safetensors")[0])
+            model.load(open_checkpoint(folder))
         except (ValueError, KeyError, OSError) as error:
             warn(f"the checkpoint {folder.name} is damaged and was not used: {error}")
             damaged.append(folder)

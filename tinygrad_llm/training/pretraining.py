@@ -41,7 +41,7 @@ from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
-from tinygrad_llm.training.checkpoints import known_tokenizer, load_checkpoint
+from tinygrad_llm.training.checkpoints import MODEL, known_tokenizer, load_checkpoint
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import Batch, train
 from tinygrad_llm.training.metrics import past_losses, read_metrics
@@ -330,9 +330,9 @@ def load_run(run: Path) -> tuple[GPT, Tokenizer]:
     if not run.is_dir():
         what = "a file, not a run folder" if run.exists() else "no such folder"
         raise ValueError(f"{run}: {what}; give one that tinygrad-llm train wrote")
-    missing = [name for name in ("tokenizer.json", "model.safetensors") if not (run / name).is_file()]
+    missing = [name for name in ("tokenizer.json", *MODEL) if not (run / name).is_file()]
     if missing:
-        raise ValueError(f"{run}: {' and '.join(missing)} missing; is this a folder that tinygrad-llm train wrote?")
+        raise ValueError(f"{run}: {', '.join(missing)} missing; is this a folder that tinygrad-llm train wrote?")
     model, tokenizer = GPT.from_pretrained(run), Tokenizer.load(run / "tokenizer.json")
     held_out = RunFiles(run).validation
     made_with = TokenFile(held_out).tokenizer_digest if held_out.is_file() else tokenizer.digest

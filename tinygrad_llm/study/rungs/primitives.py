@@ -22,7 +22,7 @@ from tinygrad_llm.ops.activations import GELU_CUBIC, SQRT_2_OVER_PI
 from tinygrad_llm.ops.losses import checked_targets
 from tinygrad_llm.ops.reductions import group_size
 from tinygrad_llm.ops.rotations import cos_and_sin
-from tinygrad_llm.ops.scaled_attention import future
+from tinygrad_llm.ops.scaled_attention import unseen
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
@@ -175,7 +175,7 @@ def attention(
         k, v = k[:, each], v[:, each]
     scores = ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * (1 / math.sqrt(width) if scale is None else scale)
     if causal:
-        scores = ops.where(future(queries, keys), -np.inf, scores)
+        scores = ops.where(unseen(queries, keys, 0), -np.inf, scores)
     if mask is not None:
         mask = np.asarray(mask)
         scores = ops.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask

@@ -18,7 +18,7 @@ import numpy as np
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.ops.recurrent import draw
 from tinygrad_llm.ops.samples import normal
-from tinygrad_llm.ops.scaled_attention import future
+from tinygrad_llm.ops.scaled_attention import unseen
 from tinygrad_llm.study.machine import available_memory
 from tinygrad_llm.tape import Array
 
@@ -214,7 +214,7 @@ def product_operations(
         q, k, v = inputs[:3]
         pairs = math.prod(q.shape[2:3] + k.shape[2:3])
         if options.get("causal"):
-            pairs -= int(future(q.shape[2], k.shape[2]).sum())
+            pairs -= int(unseen(q.shape[2], k.shape[2], 0).sum())
         forward = 2 * q.shape[0] * q.shape[1] * pairs * (q.shape[3] + v.shape[3])
     elif operation.name == "linear_cross_entropy" and _ours(operation):
         forward = 2 * np.size(inputs[0]) * len(inputs[1])

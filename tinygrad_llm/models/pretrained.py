@@ -1,0 +1,97 @@
+"""A model with a configuration, in and out of Hugging Face's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tinygrad_llm.nn import Module, unset
+from tinygrad_llm.weights import Checkpoint, Layout, gather, open_checkpoint, scatter, write_folder
+
+
+MANY_LAYERS = 1000
+"""More are not believed of a file with fewer tensors."""
+
+
+class Pretrained(Module):
+    """A model that is saved as a folder with ``config.json`` and ``model.safetensors``, as `transformers` has them.
+
+    A subclass names its layout there, and its configuration, a dataclass that its constructor takes.
+    """
+
+    layout: ClassVar[Layout]
+    config_type: ClassVar[type]
+    config: Any
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the folder `path`, which `from_pretrained` and `transformers` read."""
+        config = {**self.layout.write_config(self.config), "dtype": str(self.parameters()[0].dtype)}
+        write_folder(Path(path), config, scatter(self.layout, self.config, self.state_dict()))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Self:
+        """The model in a Hugging Face folder, as `save_pretrained`, ``tinygrad-llm train`` or others left it, or in a
+        GGUF file. Its numbers are float32, or float64 if all of the file's are."""
+        return cls.from_checkpoint(open_checkpoint(Path(path)))
+
+    @classmethod
+    def from_checkpoint(cls, stored: Checkpoint) -> Self:
+        """The model in files that are open."""
+        try:
+            config = cls.read_config(stored)
+            with unset():
+                model = cls(config)  # type: ignore[call-arg]
+            if stored.tensors and all(tensor.dtype == "F64" for tensor in stored.tensors.values()):
+                model.astype(np.float64)
+            model.load(stored)
+        except (ValueError, MemoryError) as error:
+            raise ValueError(f"{stored.path}: {error}") from error
+        return model
+
+    @classmethod
+    def read_config(cls, stored: Checkpoint) -> Any:
+        """The configuration. ValueError if it is another architecture's, or not believable."""
+        if stored.model_type not in cls.layout.MODEL_TYPES:
+            known = ", ".join(cls.layout.MODEL_TYPES)
+            raise ValueError(f"holds a {stored.model_type!r} model, but {cls.__name__} is {known}")
+        given = cls.layout.read_config(stored.config)
+        for field in fields(cls.config_type):
+            if field.name in given and field.default is not MISSING:
+                given[field.name] = _of_kind(field.name, given[field.name], field.default)
+        _check_sizes(given, stored)
+        return cls.config_type(**given)
+
+    def load(self, stored: Checkpoint) -> None:
+        """Copy the tensors of a checkpoint of this model's configuration into the parameters."""
+        own = dict(self.named_parameters())
+        shapes = {name: parameter.shape for name, parameter in own.items()}
+        for name, array in gather(self.layout, self.config, stored.tensors, shapes):
+            parameter = own[name]
+            parameter.data = np.array(array, dtype=parameter.dtype, order="C")
+            parameter.grad = None
+
+
+def _of_kind(name: str, value: Any, default: Any) -> Any:
+    """The value as the type of the default; ValueError if it is of another."""
+    if type(default) is float and type(value) is int:
+        return float(value)
+    if default is not None and type(value) is not type(default):
+        raise ValueError(f"config.json: what stands for {name} is {value!r}, not of type {type(default).__name__}")
+    return value
+
+
+def _check_sizes(given: Mapping[str, Any], stored: Checkpoint) -> None:
+    """ValueError if a model of these sizes could not be that of the file: before memory is asked for."""
+    largest = max((n for tensor in stored.tensors.values() for n in tensor.shape), default=0)
+    bounds = {"vocab_size": largest, "channels": largest, "feed_forward": largest, "head_channels": largest}
+    bounds["layers"] = max(MANY_LAYERS, len(stored.tensors))
+    for name, bound in bounds.items():
+        if (value := given.get(name, 0)) > bound:
+            raise ValueError(
+                f"config.json says {name} = {value:,}, but the file's {len(stored.tensors):,} tensors have at most "
+                f"{largest:,} rows or columns"
+            )

@@ -1,0 +1,106 @@
+"""Hugging Face's folders: ``config.json`` and ``model.safetensors``, or several such files and an index of them."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from tinygrad_llm.files import atomic_write
+from tinygrad_llm.tape import Array
+from tinygrad_llm.weights.safetensors_file import open_safetensors
+from tinygrad_llm.weights.stored import Checkpoint, Stored
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+SHARD = 5_000_000_000
+"""Bytes of a file of weights at most, unless one tensor is larger."""
+
+
+def read_folder(folder: Path) -> Checkpoint:
+    """Configuration and tensors, memory-mapped. FileNotFoundError or ValueError that names file and fault."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: is not a folder")
+    config = _json(folder / CONFIG)
+    if not isinstance(config.get("model_type"), str):
+        raise ValueError(f"{folder / CONFIG}: has no model_type, which names the architecture")
+    if (folder / INDEX).is_file():
+        return Checkpoint(folder, config, _sharded(folder))
+    if not (folder / WEIGHTS).is_file() and (pickled := sorted(folder.glob("*.bin"))):
+        raise ValueError(
+            f"{pickled[0]}: a pickle, which can run any program when it is opened; save the model as safetensors"
+        )
+    return Checkpoint(folder, config, open_safetensors(folder / WEIGHTS))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return value
+
+
+def _sharded(folder: Path) -> dict[str, Stored]:
+    """The tensors of all files of the index, each from the file that the index names."""
+    index = folder / INDEX
+    files = _json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise ValueError(f"{index}: has no weight_map from tensors to files")
+    tensors: dict[str, Stored] = {}
+    for file in sorted(set(files.values())):
+        if Path(file).name != file or "\\" in file or file in ("", ".", ".."):  # never out of the folder
+            raise ValueError(f"{index}: {file!r} is not the name of a file in this folder")
+        found, listed = open_safetensors(folder / file), {name for name in files if files[name] == file}
+        if found.keys() != listed:
+            odd = sorted(found.keys() ^ listed)
+            raise ValueError(f"{folder / file}: holds other tensors than {INDEX} says: {', '.join(odd[:5])} ...")
+        tensors |= found
+    return tensors
+
+
+def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Array], shard: int = SHARD) -> None:
+    """Write all files, each wholly or not at all. Equal content gives equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, Array]] = [{}]
+    for name, array in tensors.items():
+        if shards[-1] and sum(a.nbytes for a in shards[-1].values()) + array.nbytes > shard:
+            shards.append({})
+        shards[-1][name] = array
+    names = [WEIGHTS]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+        files = {name: file for part, file in zip(shards, names, strict=True) for name in part}
+        total = sum(array.nbytes for array in tensors.values())
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+    else:
+        (folder / INDEX).unlink(missing_ok=True)  # of an earlier model: it would be believed
+    for part, file in zip(shards, names, strict=True):
+        _write_tensors(folder / file, part)
+    _write_json(folder / CONFIG, config)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    atomic_write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contiguous, temporary, metadata={"format": "pt"})  # else transformers refuses the file
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(errno.EIO, str(error)) from error
+
+    atomic_write(path, write)
