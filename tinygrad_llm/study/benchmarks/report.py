@@ -206,17 +206,16 @@ def model_cells(results: Results, rows: Sequence[Row]) -> tuple[list[str], list[
 
 
 def tokenizer_lines(rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
-    """The tokenizer beside the others, and how many times ours their time is."""
-    others = sorted({name for row in rows for name in row.others}, key=lambda name: (name != "tiktoken", name))
+    """The tokenizer beside the others, and how many times its time they take; a column for each that is in most rows."""
+    names = sorted({name for row in rows for name in row.others}, key=lambda name: (name != "tiktoken", name))
+    most = [name for name in names if 2 * sum(name in row.measured for row in rows) > len(rows)]
     body = []
     for row in rows:
-        cells = [row.name, str(row.threads), time_text(row.own.times.median)]
-        for name in others:
-            there = name in row.measured
-            cells += [time_text(row.measured[name].times.median), _ratio(row.ratio(name))] if there else ["", ""]
-        body.append(tuple(cells))
-    header = ["", "threads", "ours", *(title for name in others for title in (name, "/ ours"))]
-    return header, body
+        beside = {name: f"{time_text(row.measured[name].times.median)} ({row.ratio(name):.1f}x)" for name in row.others}
+        rest = ", ".join(f"{name} {text}" for name, text in beside.items() if name not in most)
+        columns = (beside.get(name, "") for name in most)
+        body.append((row.name, str(row.threads), time_text(row.own.times.median), *columns, rest))
+    return ["", "threads", "ours", *most, "others"], body
 
 
 def kernel_lines(results: Results, rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
