@@ -12,7 +12,6 @@ import numpy as np
 from tinygrad_llm.nn import Module, unset
 from tinygrad_llm.weights import Checkpoint, Layout, gather, open_checkpoint, scatter, write_folder
 
-
 MANY_LAYERS = 1000
 """More are not believed of a file with fewer tensors."""
 

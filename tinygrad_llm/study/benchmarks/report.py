@@ -206,7 +206,7 @@ def model_cells(results: Results, rows: Sequence[Row]) -> tuple[list[str], list[
 
 
 def tokenizer_lines(rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
-    """The tokenizer beside the others, and how many times its time they take; a column for each that is in most rows."""
+    """The tokenizer beside the others, and how many times its time they take. Who is in most rows has a column."""
     names = sorted({name for row in rows for name in row.others}, key=lambda name: (name != "tiktoken", name))
     most = [name for name in names if 2 * sum(name in row.measured for row in rows) > len(rows)]
     body = []
