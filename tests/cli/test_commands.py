@@ -203,8 +203,8 @@ def test_texts_that_cannot_be_used_are_one_line_and_status_1(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["generate", "nowhere"], "nowhere: no such folder"),
-        (["generate", "."], "tokenizer.json, config.json, model.safetensors missing"),
-        (["generate", "{run}/config.toml"], "config.toml: a file, not a run folder; give one"),
+        (["generate", "."], "config.json missing; is this a folder"),
+        (["generate", "{run}/config.toml"], "config.toml: a file that holds no model; a model is"),
         (["eval", "nowhere"], "nowhere: no such folder"),
         (["generate", "{run}", "--prompt", "x y z " * 40], "the model's context is 16"),
         (["train", "--out", "{run}"], "there is a run already"),

@@ -275,9 +275,9 @@ def test_a_text_of_a_few_lines_is_enough(tmp_path):
 
 
 def test_runs_that_cannot_be_loaded_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder or file"):
         load_run(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"tokenizer.json, config.json, model.safetensors missing"):
+    with pytest.raises(FileNotFoundError, match=r"config.json missing; is this a folder that tinygrad-llm train wrote"):
         load_run(tmp_path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -18,7 +17,7 @@ from tinygrad_llm.training import WeightKind, load_rounded
 
 
 def generate(
-    model: Path,
+    model: str,
     *,
     prompt: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ("",),
     max_tokens: Annotated[int, Parameter(validator=Number(gte=0))] = 200,
@@ -34,7 +33,7 @@ def generate(
     Parameters
     ----------
     model
-        Folder that tinygrad-llm train wrote.
+        Folder that tinygrad-llm train wrote, Hugging Face folder, GGUF file, or smollm2 for the package's model.
     prompt
         Text to continue; given several times, all are continued as one batch. Empty: the beginning of a document.
     max_tokens

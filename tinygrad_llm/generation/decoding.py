@@ -22,12 +22,14 @@ def generate_tokens(
     sampling: Sampling | None = None,
     seed: int = 0,
     use_cache: bool = True,
+    vocab_size: int | None = None,
 ) -> Iterator[Array]:
     """Yield one new token id per prompt, (B,), without end.
 
     Row b draws from its own stream of (seed, b), so it does not depend on the rest of the batch beyond rounding, until
     the longest row outgrows the model's context: then all rows go on from their last ``context // 2`` tokens.
-    `use_cache` changes the time, not the result: without it every step computes the whole window again.
+    `use_cache` changes the time, not the result: without it every step computes the whole window again. Ids from
+    `vocab_size` on are never chosen: some models have more rows than their tokenizer has tokens.
     """
     sampling = sampling or Sampling()
     context = model.config.context
@@ -54,7 +56,7 @@ def generate_tokens(
             else:
                 logits = _forward(model, windows, 1, cache)
         chosen = [
-            choose(row, sampling, history, stream.random())
+            choose(row[:vocab_size], sampling, history, stream.random())
             for row, history, stream in zip(logits, histories, streams, strict=True)
         ]
         for token, history, window in zip(chosen, histories, windows, strict=True):
@@ -96,19 +98,22 @@ def generate_text(
 ) -> list[str]:
     """Continue each prompt by up to `max_tokens` tokens; return the continuations, without the prompts.
 
-    A row ends early at a document separator or before the first occurrence of a `stop` string. `on_text` is called with
-    (row, text) as text becomes certain: whole characters that cannot be the beginning of a stop string. An empty prompt
-    means the beginning of a document.
+    A row ends early at the end of a document (`Tokenizer.end_ids`) or before the first occurrence of a `stop` string.
+    `on_text` is called with (row, text) as text becomes certain: whole characters that cannot be the beginning of a
+    stop string. An empty prompt means the beginning of a document.
     """
     if max_tokens < 0:
         raise ValueError(f"generate: max_tokens={max_tokens} must not be negative")
-    end = tokenizer.separator_id
-    encoded = [list(tokenizer.encode(prompt, disallowed_special=())) or [end] for prompt in prompts]
+    before = tokenizer.conventions.before
+    encoded = [
+        [*before, *tokenizer.encode(prompt, disallowed_special=())] if prompt else tokenizer.start_ids
+        for prompt in prompts
+    ]
     texts = [TextStream(tokenizer, stop) for _ in encoded]
-    tokens = generate_tokens(model, encoded, sampling, seed, use_cache)
+    tokens = generate_tokens(model, encoded, sampling, seed, use_cache, tokenizer.vocab_size)
     for _ in range(max_tokens):
         for row, (token, text) in enumerate(zip(next(tokens), texts, strict=True)):
-            if not text.ended and (piece := text.end() if token == end else text.feed(int(token))):
+            if not text.ended and (piece := text.end() if token in tokenizer.end_ids else text.feed(int(token))):
                 on_text(row, piece)
         if all(text.ended for text in texts):
             break

@@ -263,6 +263,21 @@ class Tokenizer:
             raise ValueError(f"this tokenizer has no {DOCUMENT_SEPARATOR}; train it with that special token")
         return self.special_tokens[DOCUMENT_SEPARATOR]
 
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The ids after which a text is over: that of `<|endoftext|>`, and the `eos_id` of the model's conventions."""
+        ids = self.special_tokens.get(DOCUMENT_SEPARATOR), self.conventions.eos_id
+        return frozenset(number for number in ids if number is not None)
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """The ids that a text begins with where nothing else stands before it. Raises ValueError if there are none."""
+        if self.conventions.before:
+            return self.conventions.before
+        if DOCUMENT_SEPARATOR not in self.special_tokens and self.conventions.bos_id is not None:
+            return (self.conventions.bos_id,)
+        return (self.separator_id,)
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token. Raises ValueError for an unknown id."""
         return self.decode_bytes([token_id])

@@ -35,13 +35,14 @@ from tinygrad_llm.data import (
 from tinygrad_llm.data.files import Errors
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
-from tinygrad_llm.models import GPT
+from tinygrad_llm.generation.loading import load_pretrained
+from tinygrad_llm.models import GPT, Decoder
 from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
-from tinygrad_llm.training.checkpoints import MODEL, known_tokenizer, load_checkpoint
+from tinygrad_llm.training.checkpoints import known_tokenizer, load_checkpoint
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import Batch, train
 from tinygrad_llm.training.metrics import past_losses, read_metrics
@@ -92,7 +93,7 @@ class OneBatch(LanguageModeling):
 
 
 def measure(
-    model: GPT, tokenizer: Tokenizer, tokens: TokenFile, batch_size: int = 16, limit: float = math.inf
+    model: Decoder, tokenizer: Tokenizer, tokens: TokenFile, batch_size: int = 16, limit: float = math.inf
 ) -> dict[str, Any]:
     """Loss (nats per token), perplexity and bits per byte over the file, or its first windows with `limit` tokens.
 
@@ -325,25 +326,20 @@ def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[
     return result
 
 
-def load_run(run: Path) -> tuple[GPT, Tokenizer]:
-    """The model and the tokenizer in a run folder."""
-    if not run.is_dir():
-        what = "a file, not a run folder" if run.exists() else "no such folder"
-        raise ValueError(f"{run}: {what}; give one that tinygrad-llm train wrote")
-    missing = [name for name in ("tokenizer.json", *MODEL) if not (run / name).is_file()]
-    if missing:
-        raise ValueError(f"{run}: {', '.join(missing)} missing; is this a folder that tinygrad-llm train wrote?")
-    model, tokenizer = GPT.from_pretrained(run), Tokenizer.load(run / "tokenizer.json")
-    held_out = RunFiles(run).validation
-    made_with = TokenFile(held_out).tokenizer_digest if held_out.is_file() else tokenizer.digest
-    if tokenizer.vocab_size != model.config.vocab_size or tokenizer.digest != made_with:
-        raise ValueError(f"{run}: the tokenizer and the model do not belong together")
+def load_run(name: str | Path) -> tuple[Decoder, Tokenizer]:
+    """The model that goes on with a text, and its tokenizer, from what `load_pretrained` finds by that name."""
+    path, model, tokenizer = load_pretrained(name)
+    if not isinstance(model, Decoder) or not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"{name}: holds a {type(model).__name__}, which is not made to go on with a text")
+    held_out = RunFiles(path).validation
+    if held_out.is_file() and TokenFile(held_out).tokenizer_digest != tokenizer.digest:
+        raise ValueError(f"{path}: the tokenizer and the model do not belong together")
     return model, tokenizer
 
 
-def load_rounded(run: Path, weights: WeightKind, console: Console) -> tuple[GPT, Tokenizer]:
+def load_rounded(name: str | Path, weights: WeightKind, console: Console) -> tuple[Decoder, Tokenizer]:
     """`load_run`, with the weights in fewer bits unless they are to be float32."""
-    model, tokenizer = load_run(run)
+    model, tokenizer = load_run(name)
     if weights != "float32":
         with counting(console, f"rounding the weights to {weights}") as progress:
             quantize(model, weights, progress)

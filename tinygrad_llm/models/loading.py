@@ -1,0 +1,22 @@
+"""A model of any architecture from its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinygrad_llm.models.gpt import GPT
+from tinygrad_llm.models.llama import Llama
+from tinygrad_llm.models.pretrained import Pretrained
+from tinygrad_llm.weights import open_checkpoint
+
+MODELS: tuple[type[Pretrained], ...] = (GPT, Llama)
+
+
+def load_model(path: str | Path) -> Pretrained:
+    """The model in a Hugging Face folder, a run folder or a GGUF file, of the class that its configuration names."""
+    stored = open_checkpoint(Path(path))
+    for model in MODELS:
+        if stored.model_type in model.layout.MODEL_TYPES:
+            return model.from_checkpoint(stored)
+    known = ", ".join(kind for model in MODELS for kind in model.layout.MODEL_TYPES)
+    raise ValueError(f"{path}: holds a {stored.model_type!r} model; known are {known}")
