@@ -16,6 +16,7 @@ from cyclopts.exceptions import UnknownCommandError
 from tinygrad_llm import __version__
 from tinygrad_llm.backend import chosen_backend
 from tinygrad_llm.cli.bench import bench
+from tinygrad_llm.cli.chat import chat
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.derive import derive
 from tinygrad_llm.cli.evaluate import evaluate
@@ -34,6 +35,7 @@ app = App(
 )
 app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --steps 200 --out book")
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
+app.command(chat, help_epilogue="Example: tinygrad-llm chat smollm2 --weights int8")
 app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
 app.command(derive, help_epilogue="Example: tinygrad-llm derive softmax --shape 2,3")
 app.command(tokenizer_app)

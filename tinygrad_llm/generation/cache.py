@@ -96,3 +96,8 @@ class KVCache:
     def length(self) -> int:
         """Positions held."""
         return self.layers[0].length
+
+    def cut(self, length: int) -> None:
+        """Forget all positions from `length` on, of whichever layers hold so many."""
+        for layer in self.layers:
+            layer.length = min(layer.length, length)
