@@ -162,6 +162,7 @@ SAVED = {
 } | {
     "attention": {"q", "k", "v"},
     "bias_gelu": {"x", "bias"},
+    "biased_attention": {"q", "k", "v"},
     "clip": {"x"},
     "div": {"y"},
     "einsum": {"xs"},

@@ -176,7 +176,7 @@ def test_the_comment_says_what_to_return(name, words):
 
 def test_only_where_inputs_broadcast_a_sum_by_the_tape_is_mentioned():
     assert {n for n in OPERATIONS if "the tape" in " ".join(task(tg.registry[n]))} == {
-        *("add", "sub", "mul", "div", "power", "where", "matmul"),
+        *("add", "sub", "mul", "div", "power", "where", "matmul", "biased_attention"),
     }
 
 
@@ -737,7 +737,7 @@ def test_a_crash_for_special_arguments_does_not_hide_what_is_wrong_for_all(tmp_p
     )
     text = str(check_exercise(path))
     assert "called with q (2, 2, 3, 2), k (2, 2, 3, 2), v (2, 2, 3, 2)\ngradcheck of attention: FAILED" in text
-    assert "the first of 7 kinds of arguments, out of 7," in text
+    assert "the first of 8 kinds of arguments, out of 8," in text
 
 
 def test_the_next_exercise_is_the_first_that_is_not_done(tmp_path):

@@ -206,6 +206,14 @@ def test_attention_with_a_mask_and_shared_heads():
     np.testing.assert_allclose(p @ repeated, array(data, data["values"][box["values"][0]]["array"]), rtol=1e-12)
 
 
+def test_attention_with_a_bias():
+    q, k, v, bias = (Tensor(rng().standard_normal((1, 2, 3, 3)), True) for _ in range(4))
+    data = data_of(ops.sum(ops.biased_attention(q, k, v, bias, causal=True) * rng().standard_normal((1, 2, 3, 3))))
+    (box,) = [b for b in data["boxes"] if b["op"] == "biased_attention"]
+    y = array(data, data["values"][box["values"][0]]["array"])
+    np.testing.assert_allclose(array(data, box["attention"]["p"]) @ v.data, y, rtol=1e-12)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What stands around the numbers
 

@@ -21,6 +21,7 @@ from tinygrad_llm.study.rungs.workloads import arrays_read, draw_workload, large
 
 OURS = sorted(name for name, o in tg.registry.items() if o.__module__.startswith("tinygrad_llm."))
 SMALL = {"attention": (1, 2, 5, 3), "self_attention": (1, 5, 12), "rotary": (1, 2, 3, 4)} | {
+    "biased_attention": (1, 2, 5, 3),
     "getitem": (9, 4),
     "einsum": (3, 4),
     "matmul": (3, 4),

@@ -3,6 +3,7 @@
 from tinygrad_llm.ops.activations import gelu, relu, sigmoid, silu, softplus, tanh
 from tinygrad_llm.ops.arithmetic import add, div, mul, neg, power, sub
 from tinygrad_llm.ops.biased_activations import bias_gelu
+from tinygrad_llm.ops.biased_attention import biased_attention
 from tinygrad_llm.ops.exponential import exp, log, sqrt
 from tinygrad_llm.ops.fused_losses import linear_cross_entropy
 from tinygrad_llm.ops.gated import geglu, swiglu
@@ -29,6 +30,7 @@ __all__ = [
     "add_rms_norm",
     "attention",
     "bias_gelu",
+    "biased_attention",
     "clip",
     "concatenate",
     "cross_entropy",

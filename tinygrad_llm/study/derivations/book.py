@@ -47,6 +47,7 @@ ORDER = (
         "recurrent",
     ),
     "scaled_attention",
+    "biased_attention",
     "projected_attention",
 )
 """The modules of operations, in the order in which one would read them."""

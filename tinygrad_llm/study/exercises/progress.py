@@ -21,7 +21,7 @@ PATH: dict[str, tuple[str, ...]] = {
     "Normalisation": ("rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"),
     "Feed-forward networks": ("bias_gelu", "swiglu", "geglu"),
     "Recurrent networks": ("lstm_cell", "gru_cell", "rnn", "lstm", "gru"),
-    "Attention": ("rotary", "attention", "self_attention"),
+    "Attention": ("rotary", "attention", "biased_attention", "self_attention"),
 }
 """The operations in the order in which their gradients are best studied: each needs only what came before."""
 

@@ -92,7 +92,7 @@ def _follow(node: Node, given: Sequence[Kinds], shape: tuple[int, ...]) -> Kinds
         return (*given[0][:-1], "channel")
     if node.name == "matmul" and len(given[0]) >= 2 and len(given[1]) == 2:
         return (*given[0][:-1], given[1][-1])
-    if node.name == "attention":
+    if node.name in ("attention", "biased_attention"):
         return (*given[0][:3], given[2][3])
     if node.name in ("self_attention", "split", "lstm_cell", "gru_cell"):
         return given[0]

@@ -91,7 +91,7 @@ def attention_patterns(graph: Graph, node: Node) -> dict[str, Array] | None:
     given = dict(zip(node.parameters, memory.arrays, strict=False)) | dict(memory.options)
     if node.name == "self_attention" and node.parameters[0] == "qkv":
         q, k, v = split_heads(given["qkv"], given["heads"])
-    elif node.name == "attention" and tuple(node.parameters[:3]) == ("q", "k", "v"):
+    elif node.name in ("attention", "biased_attention") and tuple(node.parameters[:3]) == ("q", "k", "v"):
         q, k, v = given["q"], given["k"], given["v"]
     else:
         return None
@@ -100,7 +100,7 @@ def attention_patterns(graph: Graph, node: Node) -> dict[str, Array] | None:
     scale = given.get("scale")
     scale = 1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale
     with np.errstate(all="ignore"):
-        scores = (q * scale) @ k.swapaxes(-1, -2)
+        scores = (q * scale) @ k.swapaxes(-1, -2) + given.get("bias", 0)
         hide(scores, given.get("mask"), bool(given.get("causal")))
         p = softmax_rows(scores)
         patterns = {"p": p}

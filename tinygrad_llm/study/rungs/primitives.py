@@ -165,8 +165,15 @@ def embedding(weight: Tensor, ids: Any) -> Tensor:
     return ops.matmul(onehot, weight)
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Any = None, causal: bool = False, scale: float | None = None
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    mask: Any,
+    causal: bool,
+    scale: float | None,
+    window: int = 0,
 ) -> Tensor:
     _, heads, queries, width = q.shape
     kv_heads, keys = k.shape[1:3]
@@ -174,12 +181,26 @@ def attention(
         each = np.repeat(np.arange(kv_heads), heads // kv_heads)
         k, v = k[:, each], v[:, each]
     scores = ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * (1 / math.sqrt(width) if scale is None else scale)
+    if bias is not None:
+        scores = scores + bias
     if causal:
-        scores = ops.where(unseen(queries, keys, 0), -np.inf, scores)
+        scores = ops.where(unseen(queries, keys, window), -np.inf, scores)
     if mask is not None:
         mask = np.asarray(mask)
         scores = ops.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
     return ops.matmul(softmax(scores), v)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Any = None, causal: bool = False, scale: float | None = None, window: int = 0
+) -> Tensor:
+    return _attend(q, k, v, None, mask, causal, scale, window)
+
+
+def biased_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Any = None, causal: bool = False, scale: float | None = None
+) -> Tensor:
+    return _attend(q, k, v, bias, mask, causal, scale)
 
 
 def self_attention(
@@ -187,7 +208,7 @@ def self_attention(
 ) -> Tensor:
     batch, time, channels = qkv.shape
     parts = ops.transpose(ops.reshape(qkv, (batch, time, 3, heads, channels // (3 * heads))), (2, 0, 3, 1, 4))
-    y = attention(parts[0], parts[1], parts[2], mask, causal, scale)
+    y = _attend(parts[0], parts[1], parts[2], None, mask, causal, scale)
     return ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (batch, time, channels // 3))
 
 
@@ -227,6 +248,7 @@ compositions: dict[str, Callable[..., Any]] = {
     "add_rms_norm": add_rms_norm,
     "attention": attention,
     "bias_gelu": bias_gelu,
+    "biased_attention": biased_attention,
     "clip": clip,
     "cross_entropy": cross_entropy,
     "dropout": dropout,

@@ -30,6 +30,7 @@ SHAPES: dict[str, Shape] = {
     "add_layer_norm": (2048, 768),
     "add_rms_norm": (2048, 768),
     "attention": (4, 8, 256, 64),
+    "biased_attention": (4, 8, 256, 64),
     "cross_entropy": (512, 8192),
     "einsum": (512, 512),
     "embedding": (8192, 256),
@@ -51,6 +52,11 @@ SHAPES: dict[str, Shape] = {
 
 def _attention(rng: np.random.Generator, shape: Shape) -> Arguments:
     return tuple(normal(rng, shape) for _ in range(3)), {"causal": True}
+
+
+def _biased_attention(rng: np.random.Generator, shape: Shape) -> Arguments:
+    _, heads, time, _ = shape
+    return (*(normal(rng, shape) for _ in range(3)), normal(rng, (1, heads, time, time))), {"causal": True}
 
 
 def _self_attention(rng: np.random.Generator, shape: Shape) -> Arguments:
@@ -96,6 +102,7 @@ def _reversed(rng: np.random.Generator, shape: Shape) -> Arguments:
 
 WORKLOADS: dict[str, Callable[[np.random.Generator, Shape], Arguments]] = {
     "attention": _attention,
+    "biased_attention": _biased_attention,
     "self_attention": _self_attention,
     "einsum": _einsum,
     "embedding": _lookup,
@@ -176,7 +183,7 @@ def check_memory(operation: Operation, entries: int) -> None:
 def largest_array(operation: Operation, inputs: Sequence[Any], heads: int = 1) -> int:
     """Entries of the largest array there will be: an input, the scores of an attention, or one-hot rows."""
     sizes = [np.size(x) for x in inputs]
-    if operation.name == "attention" and all(np.ndim(x) == 4 for x in inputs[:2]):
+    if operation.name in ("attention", "biased_attention") and all(np.ndim(x) == 4 for x in inputs[:2]):
         sizes.append(math.prod(inputs[0].shape[:3]) * inputs[1].shape[2])
     if operation.name == "self_attention" and np.ndim(inputs[0]) == 3:
         batch, time, _ = inputs[0].shape
@@ -210,7 +217,7 @@ def product_operations(
     """
     if operation.name in ("matmul", "linear", "einsum") and _ours(operation):
         forward = 2 * math.prod(output) * np.shape(inputs[0])[-1]
-    elif operation.name == "attention" and _ours(operation):
+    elif operation.name in ("attention", "biased_attention") and _ours(operation):
         q, k, v = inputs[:3]
         pairs = math.prod(q.shape[2:3] + k.shape[2:3])
         if options.get("causal"):
