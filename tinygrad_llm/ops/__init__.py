@@ -2,8 +2,8 @@
 
 from tinygrad_llm.ops.activations import gelu, relu, sigmoid, silu, softplus, tanh
 from tinygrad_llm.ops.arithmetic import add, div, mul, neg, power, sub
+from tinygrad_llm.ops.attention_bias import biased_attention
 from tinygrad_llm.ops.biased_activations import bias_gelu
-from tinygrad_llm.ops.biased_attention import biased_attention
 from tinygrad_llm.ops.exponential import exp, log, sqrt
 from tinygrad_llm.ops.fused_losses import linear_cross_entropy
 from tinygrad_llm.ops.gated import geglu, swiglu

@@ -47,7 +47,7 @@ ORDER = (
         "recurrent",
     ),
     "scaled_attention",
-    "biased_attention",
+    "attention_bias",
     "projected_attention",
 )
 """The modules of operations, in the order in which one would read them."""
