@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tinygrad_llm.models import Llama
 from tinygrad_llm.training import TrainConfig, checkpoints, evaluate_run, load_run, loop, pretrain
 from tinygrad_llm.training.metrics import read_metrics
 from tinygrad_llm.weights.safetensors_file import open_safetensors
@@ -76,6 +77,16 @@ def test_a_run_leaves_everything(reference):
     # this measures all of the held-out text, the last row in the metrics its first 16,384 tokens: here the same
     (last,) = (row["validation_loss"] for row in rows if "validation_loss" in row and row["step"] == 12)
     assert evaluate_run(reference, "", quiet())["loss"] == pytest.approx(last, rel=1e-5)
+
+
+def test_a_llama_is_trained_and_resumed_like_a_gpt(text, tmp_path):
+    train(text, tmp_path / "whole", model="llama", dropout=0.0)
+    model, _ = load_run(tmp_path / "whole")
+    assert type(model) is Llama
+    train(text, tmp_path / "parts", model="llama", dropout=0.0, steps=9)
+    train(text, tmp_path / "parts", resume=True, model="llama", dropout=0.0)
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    assert json.loads((tmp_path / "whole/config.json").read_text())["model_type"] == "llama"
 
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(text, reference, tmp_path):

@@ -24,7 +24,7 @@ def train(
     resume: bool = False,
     threads: Threads = None,
 ) -> int:
-    """Train a tokenizer and a GPT on text, and write a sample.
+    """Train a tokenizer and a language model on text, and write a sample.
 
     Without --data the text is the documentation that comes with Python: no file and no network is needed. Everything
     is left in one folder: settings, tokenizer, weights, checkpoints, metrics, a plot of the loss, samples.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tinygrad_llm.models.gpt import GPT
 from tinygrad_llm.models.llama import Llama
@@ -10,6 +11,12 @@ from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.weights import open_checkpoint
 
 MODELS: tuple[type[Pretrained], ...] = (GPT, Llama)
+
+
+def new_model(config: Any, seed: int = 0) -> Pretrained:
+    """A model of the class that the configuration is of, with initial weights."""
+    model = next(model for model in MODELS if isinstance(config, model.config_type))
+    return model(config, seed)  # type: ignore[call-arg]
 
 
 def load_model(path: str | Path) -> Pretrained:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_llm.files import atomic_write, sync
-from tinygrad_llm.models import GPT
+from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.optim import Optimizer
 from tinygrad_llm.weights import load_arrays, open_checkpoint, save_arrays
 
@@ -27,7 +27,7 @@ MODEL = "config.json", "model.safetensors"
 """The files of a model."""
 
 
-def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, about: dict[str, Any]) -> Path:
+def save_checkpoint(run: Path, step: int, model: Pretrained, optimizer: Optimizer, about: dict[str, Any]) -> Path:
     """Save everything needed to go on after `step`, and make its model the run's."""
     parent = run / "checkpoints"
     parent.mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def save_checkpoint(run: Path, step: int, model: GPT, optimizer: Optimizer, abou
     return folder
 
 
-def _write(folder: Path, step: int, model: GPT, optimizer: Optimizer, about: dict[str, Any]) -> None:
+def _write(folder: Path, step: int, model: Pretrained, optimizer: Optimizer, about: dict[str, Any]) -> None:
     """The three files of a checkpoint."""
     model.save_pretrained(folder)
     save_arrays(folder / "optimizer.safetensors", optimizer.state_dict(), {})
@@ -67,7 +67,7 @@ def publish(run: Path, folder: Path) -> None:
 
 
 def load_checkpoint(
-    run: Path, model: GPT, optimizer: Optimizer, warn: Callable[[str], None] = lambda message: None
+    run: Path, model: Pretrained, optimizer: Optimizer, warn: Callable[[str], None] = lambda message: None
 ) -> dict[str, Any] | None:
     """Restore the newest sound checkpoint into `model` and `optimizer`; return its state, or None if there is none.
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinygrad_llm import random
 from tinygrad_llm.memory import keep_freed_memory
-from tinygrad_llm.models import GPT
+from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn import Module
 from tinygrad_llm.optim import Optimizer, clip_factor, global_norm
 from tinygrad_llm.tensor import Tensor
@@ -78,7 +78,7 @@ def training_step(
 
 
 def train(
-    model: GPT,
+    model: Pretrained,
     optimizer: Optimizer,
     task: Task,
     config: TrainConfig,

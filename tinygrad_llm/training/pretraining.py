@@ -1,4 +1,4 @@
-"""Pre-training a GPT from raw text: corpus, tokenizer, token files, then the loop; and measuring the result.
+"""Pre-training a language model from raw text: corpus, tokenizer, token files, then the loop; and measuring the result.
 
 Every stage leaves its result in the run folder, written wholly or not at all, and is skipped when it is found there: so
 a run that was stopped at any moment goes on from where it was.
@@ -36,7 +36,8 @@ from tinygrad_llm.data.files import Errors
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.generation.loading import load_pretrained
-from tinygrad_llm.models import GPT, Decoder
+from tinygrad_llm.models import Decoder, new_model
+from tinygrad_llm.nn import Module
 from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.tape import Array, no_grad
@@ -69,15 +70,15 @@ class LanguageModeling:
         inputs, targets = self.training.batch(self.config.batch_size, self.config.context, generator)
         return Batch((inputs, targets), targets.size)
 
-    def loss(self, model: GPT, batch: Batch) -> Tensor:
+    def loss(self, model: Decoder, batch: Batch) -> Tensor:
         inputs, targets = batch.arrays
         return model.loss(inputs, targets, reduction="sum")
 
-    def validate(self, model: GPT) -> dict[str, float]:
+    def validate(self, model: Decoder) -> dict[str, float]:
         measured = measure(model, self.tokenizer, self.validation, self.config.batch_size, MEASURED_DURING)
         return {"validation_loss": measured["loss"], "validation_bits_per_byte": measured["bits_per_byte"]}
 
-    def sample(self, model: GPT) -> str:
+    def sample(self, model: Decoder) -> str:
         sampling = Sampling(temperature=0.8, top_p=0.95)
         return generate_text(model, self.tokenizer, [""], 200, sampling, self.config.seed)[0]
 
@@ -164,7 +165,7 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
             config.save(files.config)
         _prepare(config, files, sides, console)
     tokenizer, training, validation = files.load()
-    model = GPT(config.model_config(tokenizer.vocab_size), config.seed)
+    model = new_model(config.model_config(tokenizer.vocab_size), config.seed)
     optimizer = make_optimizer(config, model)
     about = {"tokenizer": tokenizer.digest, "training_tokens": training.digest}
     state = load_checkpoint(run, model, optimizer, lambda message: console.print(f"warning: {message}"))
@@ -174,7 +175,7 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
     if start > config.steps:
         raise ValueError(f"{run}: {start} steps are done already; --steps {config.steps} would be fewer")
     config.save(files.config)
-    console.print(f"model       GPT, {model.parameter_count():,} parameters" + _resumed(start))
+    console.print(f"model       {type(model).__name__}, {model.parameter_count():,} parameters" + _resumed(start))
     task = LanguageModeling(config, training, validation, tokenizer)
     losses = past_losses(run / "metrics.jsonl", start)
     with StopRequest() as stop, Progress(console, start, config.steps, losses) as progress:
@@ -269,7 +270,7 @@ def _prepare(config: TrainConfig, files: RunFiles, sides: Split, console: Consol
     )
 
 
-def make_optimizer(config: TrainConfig, model: GPT) -> Optimizer:
+def make_optimizer(config: TrainConfig, model: Module) -> Optimizer:
     """The optimiser that the settings ask for."""
     named = list(model.named_parameters())
     rate, decay = config.rate(0), config.weight_decay
@@ -289,7 +290,7 @@ def _resumed(start: int) -> str:
 
 def _report(
     run: Path,
-    model: GPT,
+    model: Any,
     tokenizer: Tokenizer,
     training: TokenFile,
     validation: TokenFile,
