@@ -5,5 +5,17 @@ from tinygrad_llm.models.gpt import GPT, GPTConfig
 from tinygrad_llm.models.llama import Llama, LlamaConfig
 from tinygrad_llm.models.loading import load_model, new_model
 from tinygrad_llm.models.rotary_scaling import RotaryScaling
+from tinygrad_llm.models.t5 import T5, T5Config
 
-__all__ = ["GPT", "Decoder", "GPTConfig", "Llama", "LlamaConfig", "RotaryScaling", "load_model", "new_model"]
+__all__ = [
+    "GPT",
+    "T5",
+    "Decoder",
+    "GPTConfig",
+    "Llama",
+    "LlamaConfig",
+    "RotaryScaling",
+    "T5Config",
+    "load_model",
+    "new_model",
+]

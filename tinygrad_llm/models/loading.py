@@ -8,9 +8,10 @@ from typing import Any
 from tinygrad_llm.models.gpt import GPT
 from tinygrad_llm.models.llama import Llama
 from tinygrad_llm.models.pretrained import Pretrained
+from tinygrad_llm.models.t5 import T5
 from tinygrad_llm.weights import open_checkpoint
 
-MODELS: tuple[type[Pretrained], ...] = (GPT, Llama)
+MODELS: tuple[type[Pretrained], ...] = (GPT, Llama, T5)
 
 
 def new_model(config: Any, seed: int = 0) -> Pretrained:
