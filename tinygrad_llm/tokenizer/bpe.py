@@ -181,11 +181,7 @@ class Tokenizer:
         try:
             if allowed_special or disallowed_special != "all":
                 return self._encode_with(text, allowed_special, disallowed_special)
-            for name in self._names:
-                if name in text:
-                    refuse_names(text, set(self.special_tokens))
-            if len(self.special_tokens) > _FEW:
-                refuse_names(text, set(self.special_tokens))
+            self._refuse_all_names(text)
             return self._encoder.encode(text)
         except (AttributeError, TypeError):
             if isinstance(text, str):
@@ -205,10 +201,20 @@ class Tokenizer:
         texts = list(texts)
         if allowed_names(allowed_special, self.special_tokens):
             return [self._encode_with(text, allowed_special, disallowed_special) for text in texts]
-        disallowed = set(self.special_tokens if disallowed_special == "all" else disallowed_special)
         for text in texts:
-            refuse_names(text, disallowed)
+            if disallowed_special == "all":
+                self._refuse_all_names(text)
+            else:
+                refuse_names(text, set(disallowed_special))
         return self._encoder.encode_batch(texts)
+
+    def _refuse_all_names(self, text: str) -> None:
+        """Raises ValueError for a text that has the name of a special token."""
+        for name in self._names:
+            if name in text:
+                refuse_names(text, set(self.special_tokens))
+        if len(self.special_tokens) > _FEW:
+            refuse_names(text, set(self.special_tokens))
 
     def _encode_with(self, text: str, allowed_special: Names, disallowed: Names) -> np.ndarray:
         pieces, allowed = cut_at_names(text, self.special_tokens, allowed_special, disallowed)
