@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tinygrad_llm.models.bert import Bert, DistilBert
 from tinygrad_llm.models.gpt import GPT
 from tinygrad_llm.models.llama import Llama
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.models.t5 import T5
 from tinygrad_llm.weights import open_checkpoint
 
-MODELS: tuple[type[Pretrained], ...] = (GPT, Llama, T5)
+MODELS: tuple[type[Pretrained], ...] = (GPT, Llama, DistilBert, Bert, T5)
 
 
 def new_model(config: Any, seed: int = 0) -> Pretrained:
