@@ -26,7 +26,7 @@ class BertConfig:
 
     In brackets the name in Hugging Face's configuration: V `vocab_size`, T at most `context` (max_position_embeddings),
     C `channels` (hidden_size), L `layers` (num_hidden_layers), H `heads` (num_attention_heads), F `feed_forward`
-    (intermediate_size), `token_types` (type_vocab_size; none if 0), `norm_eps` (layer_norm_eps), `init_std`
+    (intermediate_size), `token_types` (type_vocab_size), `norm_eps` (layer_norm_eps), `init_std`
     (initializer_range). `dropout` (hidden_dropout_prob) acts on the embeddings, on what each part adds to the residual
     stream and before the classifier, not inside attention.
 
@@ -53,8 +53,8 @@ class BertConfig:
         for name in ("vocab_size", "context", "channels", "layers", "heads", "feed_forward"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{kind}: {name}={getattr(self, name)} must be at least 1")
-        if self.token_types < 0:
-            raise ValueError(f"{kind}: token_types={self.token_types} must not be negative")
+        if type(self) is BertConfig and self.token_types < 1:
+            raise ValueError(f"{kind}: token_types={self.token_types} must be at least 1")
         if self.channels % self.heads:
             raise ValueError(f"{kind}: channels={self.channels} is not a multiple of heads={self.heads}")
         for name in ("norm_eps", "init_std"):
