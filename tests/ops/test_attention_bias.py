@@ -126,3 +126,14 @@ def test_mistakes_are_named(rng):
         biased_attention(q, k, v, None)
     with pytest.raises(ValueError, match="does not broadcast"):
         biased_attention(q, k, v, np.zeros((3, 4)), np.ones((5, 4), bool))
+
+
+def test_gradients_may_be_asked_for_in_any_order_and_changed(rng):
+    q, k, v = draw(rng)
+    _, vjp = biased_attention.reference(q, k, v, rng.standard_normal((2, 2, 3, 4)))
+    dy = rng.standard_normal((2, 2, 3, 2))
+    expected = [gradient() for gradient in vjp(dy)]
+    deferred = vjp(dy)
+    deferred[3]()[...] = 0  # as the tape does when it adds to a gradient that it was given
+    for gradient, wanted in zip(deferred, expected, strict=True):
+        np.testing.assert_array_equal(gradient(), wanted)
