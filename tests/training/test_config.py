@@ -3,6 +3,7 @@
 import pytest
 
 from tinygrad_llm.training import TrainConfig
+from tinygrad_llm.training.architectures import model_config
 
 
 @pytest.mark.parametrize(
@@ -69,5 +70,5 @@ def test_rates_and_heads_that_are_not_given_suit_the_optimiser_and_the_width():
     assert TrainConfig(learning_rate=0.5, warmup=0).rate(0) == 0.5
     assert TrainConfig(steps=20, warmup=50, schedule="constant").rate(4) > TrainConfig(steps=20).rate(3)
     assert TrainConfig(steps=20, warmup=50, schedule="constant", learning_rate=1.0).rate(4) == 1.0
-    heads = {channels: TrainConfig(channels=channels).model_config(300).heads for channels in (96, 64, 100, 8, 50)}
+    heads = {channels: model_config(TrainConfig(channels=channels), 300).heads for channels in (96, 64, 100, 8, 50)}
     assert heads == {96: 3, 64: 2, 100: 2, 8: 1, 50: 1}

@@ -7,19 +7,18 @@ import tomllib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import tomli_w
 
 from tinygrad_llm.files import atomic_write
-from tinygrad_llm.models import GPTConfig, LlamaConfig
 from tinygrad_llm.optim import SCHEDULES, Schedule, rate_factor
 from tinygrad_llm.tokenizer.pretokenize import compile_pattern
 
 FORMAT = 1
 """Version of the run folder; one of another version is refused."""
 
-Architecture = Literal["gpt", "llama"]
+Architecture = Literal["gpt", "llama", "bert", "t5"]
 
 RATES = {"adamw": 3e-3, "adam": 3e-3, "sgd": 0.1, "muon": 0.02}
 """Peak learning rates that suit small models."""
@@ -35,7 +34,8 @@ class TrainConfig:
     data: str = ""
     """File or folder of UTF-8 text; without it, the documentation that comes with Python."""
     model: Architecture = "gpt"
-    """The architecture: gpt, or llama, which has rotary positions, RMSNorm and SwiGLU."""
+    """What is trained: gpt or llama (rotary positions, RMSNorm, SwiGLU) to go on with a text; bert to find hidden words
+    in it; t5 to write what was left out of it."""
     steps: int = 1100
     """Updates of the weights."""
     batch_size: int = 16
@@ -110,31 +110,14 @@ class TrainConfig:
             compile_pattern(self.pattern)
         except ValueError as error:
             raise ValueError(f"--pattern: {error}") from error
-        self.model_config(self.vocab_size)  # refuses sizes that do not fit each other
+        from tinygrad_llm.training.architectures import model_config  # which needs this module
+
+        model_config(self, self.vocab_size)  # refuses sizes that do not fit each other
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         peak = self.learning_rate or RATES[self.optimizer]
         return peak * rate_factor(self.schedule, step, self.steps, min(self.warmup, self.steps // 5))
-
-    def model_config(self, vocab_size: int) -> GPTConfig | LlamaConfig:
-        """The model's sizes, with the vocabulary that the tokenizer really got."""
-        widest = max(1, self.channels // 32)
-        fitting = (heads for heads in range(widest, 0, -1) if self.channels % heads == 0)
-        heads = self.heads or next(fitting)
-        sizes: dict[str, Any] = {
-            "vocab_size": vocab_size,
-            "context": self.context,
-            "channels": self.channels,
-            "layers": self.layers,
-            "init_std": self.init_std,
-        }
-        if self.model == "llama":
-            if self.dropout:
-                raise ValueError(f"--dropout {self.dropout}: a llama has none")
-            width = round(self.channels * 8 / 3 / 32) * 32 or 32  # three matrices with as many numbers as GPT's two
-            return LlamaConfig(**sizes, heads=heads, kv_heads=heads, feed_forward=width)
-        return GPTConfig(**sizes, heads=heads, dropout=self.dropout)
 
     def resumed_with(self, asked: TrainConfig, given: Collection[str] | None = None) -> Self:
         """These settings, with those of `asked` that were `given`; by default the ones that are not at their default.

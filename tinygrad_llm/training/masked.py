@@ -113,6 +113,8 @@ class MaskedLanguageModeling:
         with no_grad():
             for ids, following in self.validation.windows(self.config.context, self.config.batch_size):
                 whole = (following != IGNORE).all(axis=1)  # the last window may be filled up
+                if not whole.any():
+                    break
                 batch = Batch(self._masked(ids[whole], generator), 0)
                 nats += self.loss(model, batch).item()
                 count += int((batch.arrays[1] != IGNORE).sum())

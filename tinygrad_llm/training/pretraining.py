@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,12 +43,15 @@ from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
+from tinygrad_llm.training.architectures import model_config
 from tinygrad_llm.training.checkpoints import known_tokenizer, load_checkpoint
 from tinygrad_llm.training.config import TrainConfig
-from tinygrad_llm.training.loop import Batch, train
+from tinygrad_llm.training.loop import Batch, Task, train
+from tinygrad_llm.training.masked import MaskedLanguageModeling
 from tinygrad_llm.training.metrics import past_losses, read_metrics
 from tinygrad_llm.training.progress import Progress, counting, waiting
 from tinygrad_llm.training.signals import StopRequest
+from tinygrad_llm.training.spans import SpanCorruption
 from tinygrad_llm.training.vocabulary import train_tokenizer
 
 WeightKind = Literal["float32", "int8", "int4"]
@@ -81,6 +84,13 @@ class LanguageModeling:
     def sample(self, model: Decoder) -> str:
         sampling = Sampling(temperature=0.8, top_p=0.95)
         return generate_text(model, self.tokenizer, [""], 200, sampling, self.config.seed)[0]
+
+
+TASKS: dict[str, Callable[[TrainConfig, TokenFile, TokenFile, Tokenizer], Task]] = {
+    "bert": MaskedLanguageModeling,
+    "t5": SpanCorruption,
+}
+"""Of the architectures that do not go on with a text."""
 
 
 class OneBatch(LanguageModeling):
@@ -165,7 +175,7 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
             config.save(files.config)
         _prepare(config, files, sides, console)
     tokenizer, training, validation = files.load()
-    model = new_model(config.model_config(tokenizer.vocab_size), config.seed)
+    model = new_model(model_config(config, tokenizer.vocab_size), config.seed)
     optimizer = make_optimizer(config, model)
     about = {"tokenizer": tokenizer.digest, "training_tokens": training.digest}
     state = load_checkpoint(run, model, optimizer, lambda message: console.print(f"warning: {message}"))
@@ -176,14 +186,16 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
         raise ValueError(f"{run}: {start} steps are done already; --steps {config.steps} would be fewer")
     config.save(files.config)
     console.print(f"model       {type(model).__name__}, {model.parameter_count():,} parameters" + _resumed(start))
-    task = LanguageModeling(config, training, validation, tokenizer)
+    task = TASKS.get(config.model, LanguageModeling)(config, training, validation, tokenizer)
     losses = past_losses(run / "metrics.jsonl", start)
     with StopRequest() as stop, Progress(console, start, config.steps, losses) as progress:
         reached = train(model, optimizer, task, config, run, about, start, progress, stop)
     if reached < config.steps:
         console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. " + _how_to_go_on(run))
         return stop.status
-    _report(run, model, tokenizer, training, validation, config, console)
+    if isinstance(model, Decoder):
+        _compare(run, model, tokenizer, training, validation, config, console)
+    _show_result(run, isinstance(model, Decoder), console)
     return 0
 
 
@@ -288,16 +300,16 @@ def _resumed(start: int) -> str:
     return f", continued after step {start}" if start else ""
 
 
-def _report(
+def _compare(
     run: Path,
-    model: Any,
+    model: Decoder,
     tokenizer: Tokenizer,
     training: TokenFile,
     validation: TokenFile,
     config: TrainConfig,
     console: Console,
 ) -> None:
-    """Bits per byte beside the simple methods', a sample, and where everything is."""
+    """Bits per byte beside the simple methods'."""
     with waiting(console, "measuring the held-out text"):
         measured = measure(model, tokenizer, validation, config.batch_size, MEASURED_AFTER)
         compared = compare(tokenizer, training, np.asarray(validation.ids[: measured["tokens"] + 1]))
@@ -306,13 +318,18 @@ def _report(
     console.print(f"held out    {measured['loss']:.3f} nats per token, {measured['bits_per_byte']:.3f} bits per byte")
     for name, value in compared.items():
         console.print(f"            {value:.3f} bits per byte: {name}")
+
+
+def _show_result(run: Path, goes_on: bool, console: Console) -> None:
+    """A sample, and where everything is."""
     samples = [row["sample"] for row in read_metrics(run / "metrics.jsonl") if "sample" in row]
     console.print("sample")
     console.print(samples[-1].rstrip() if samples else "")
     console.print(
         f"wrote       {run}{'' if str(run).endswith('/') else '/'}: model.safetensors, loss.png, sample.txt ..."
     )
-    console.print(f'next        tinygrad-llm generate {shlex.quote(str(run))} --prompt "def "')
+    if goes_on:
+        console.print(f'next        tinygrad-llm generate {shlex.quote(str(run))} --prompt "def "')
 
 
 def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[str, float]:

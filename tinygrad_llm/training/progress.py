@@ -67,8 +67,9 @@ class Progress:
         """A measurement on held-out data is done."""
         self._validation = f"{measured['validation_loss']:.3f}"
         if not self._console.is_terminal:
-            bits = measured["validation_bits_per_byte"]
-            self._console.print(f"step {step}/{self._steps}  validation {self._validation}, {bits:.3f} bits per byte")
+            bits = measured.get("validation_bits_per_byte")
+            also = "" if bits is None else f", {bits:.3f} bits per byte"
+            self._console.print(f"step {step}/{self._steps}  validation {self._validation}{also}")
 
 
 @contextmanager

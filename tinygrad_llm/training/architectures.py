@@ -1,0 +1,50 @@
+"""The sizes of the model that a run trains, by the architecture that its settings name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinygrad_llm.models import GPTConfig, LlamaConfig
+from tinygrad_llm.training.config import TrainConfig
+from tinygrad_llm.training.masked import bert_config
+from tinygrad_llm.training.spans import t5_config
+
+
+def model_config(config: TrainConfig, vocab_size: int) -> Any:
+    """The configuration of the model, for a tokenizer of `vocab_size` tokens. ValueError if the sizes do not fit."""
+    made_by = {"gpt": gpt_config, "llama": llama_config, "bert": bert_config, "t5": t5_config}
+    return made_by[config.model](config, vocab_size)
+
+
+def heads_of(config: TrainConfig) -> int:
+    """The heads asked for, or as many as divide the channels into about 32 each."""
+    widest = max(1, config.channels // 32)
+    return config.heads or next(heads for heads in range(widest, 0, -1) if config.channels % heads == 0)
+
+
+def gpt_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
+    return GPTConfig(
+        vocab_size=vocab_size,
+        context=config.context,
+        channels=config.channels,
+        layers=config.layers,
+        heads=heads_of(config),
+        dropout=config.dropout,
+        init_std=config.init_std,
+    )
+
+
+def llama_config(config: TrainConfig, vocab_size: int) -> LlamaConfig:
+    """Its feed-forward network has three matrices, with about as many numbers as the two of a GPT."""
+    if config.dropout:
+        raise ValueError(f"--dropout {config.dropout}: a llama has none")
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        context=config.context,
+        channels=config.channels,
+        layers=config.layers,
+        heads=heads_of(config),
+        kv_heads=heads_of(config),
+        feed_forward=max(32, round(config.channels * 8 / 3 / 32) * 32),
+        init_std=config.init_std,
+    )
