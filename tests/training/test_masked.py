@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from tinygrad_llm import random
 from tinygrad_llm.data import IGNORE, Document, write_tokens
+from tinygrad_llm.generation.filling import fill_masks
 from tinygrad_llm.models import Bert
 from tinygrad_llm.optim import AdamW
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training import masked as masked_module
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import training_step
-from tinygrad_llm.training.masked import MaskedLanguageModeling, bert_config, fill_masks, mask_tokens
+from tinygrad_llm.training.masked import MaskedLanguageModeling, bert_config, mask_tokens
 
 V, MASK, SPECIAL = 50, 7, (0, 3)
 

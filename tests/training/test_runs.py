@@ -310,13 +310,13 @@ def test_leftovers_of_a_kill_are_cleared_and_lost_token_files_made_again(text, r
     assert train(text, fresh) == 0
 
 
-@pytest.mark.parametrize(("model", "kind"), [("bert", "Bert"), ("t5", "T5")])
-def test_other_architectures_are_trained_and_shown_too(model, kind, text, tmp_path, capsys):
-    pretrain(TrainConfig(data=str(text), **(SMALL | {"model": model})), tmp_path, False, Console())
+@pytest.mark.parametrize(("model", "kind", "prompt"), [("bert", "Bert", "the [MASK] of"), ("t5", "T5", "the <1> of")])
+def test_other_architectures_are_trained_and_shown_too(model, kind, prompt, text, tmp_path, capsys):
+    pretrain(TrainConfig(data=str(text), **(SMALL | {"model": model})), tmp_path, False, Console(soft_wrap=True))
     out = capsys.readouterr().out
     assert f"model       {kind}, " in out
     assert "sample\n" in out
-    assert "tinygrad-llm generate" not in out
+    assert f'--prompt "Return {prompt}' in out
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows if "validation_loss" in row] == [5, 10, 12]
     with pytest.raises(ValueError, match=f"holds a {kind}, which is not made to go on with a text"):

@@ -11,9 +11,13 @@ from cyclopts.validators import Number
 from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.generation import Sampling, generate_text
+from tinygrad_llm.generation.filling import fill_gaps, unmasked
+from tinygrad_llm.generation.loading import Loaded, load_pretrained
 from tinygrad_llm.memory import keep_freed_memory
+from tinygrad_llm.models import T5, Bert
 from tinygrad_llm.nn.packing import pack_parameters
-from tinygrad_llm.training import WeightKind, load_rounded
+from tinygrad_llm.tokenizer import Tokenizer
+from tinygrad_llm.training import WeightKind, rounded
 
 
 def generate(
@@ -22,13 +26,16 @@ def generate(
     prompt: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ("",),
     max_tokens: Annotated[int, Parameter(validator=Number(gte=0))] = 200,
     seed: int = 0,
+    beams: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     stop: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     cache: bool = True,
     weights: WeightKind = "float32",
     threads: Threads = None,
     sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(temperature=0.8, top_p=0.95),  # noqa: B008 - frozen
 ) -> int:
-    """Continue a prompt with a trained model.
+    """Continue a prompt with a trained model, or fill the gaps in it.
+
+    A t5 fills the gaps <1>, <2> ... of a prompt, a bert puts words in the place of each [MASK].
 
     Parameters
     ----------
@@ -40,6 +47,8 @@ def generate(
         Tokens to add at most.
     seed
         Decides the draws: the same seed gives the same text.
+    beams
+        For a t5: search for the most probable answer with a beam so wide, instead of sampling.
     stop
         End before this text; may be given several times.
     cache
@@ -49,7 +58,12 @@ def generate(
     """
     use_threads(threads)
     keep_freed_memory()
-    network, tokenizer = load_rounded(model, weights, plain_console(stderr=True))
+    loaded = load_pretrained(model)
+    if isinstance(loaded.model, (T5, Bert)):
+        for text in prompt:
+            print(_filled(loaded, text, max_tokens, sampling, seed, beams))
+        return 0
+    network, tokenizer = rounded(loaded, weights, plain_console(stderr=True))
     if weights == "float32":
         pack_parameters(network)
     single = len(prompt) == 1
@@ -67,3 +81,13 @@ def generate(
         for number, (start, text) in enumerate(zip(prompt, texts, strict=True)):
             print(f"--- {number} ---\n{start}{text}")
     return 0
+
+
+def _filled(loaded: Loaded, text: str, max_tokens: int, sampling: Sampling, seed: int, beams: int) -> str:
+    """What a model says to a text that it does not go on with."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if isinstance(model, Bert):
+        return unmasked(model, tokenizer, text)
+    assert isinstance(model, T5)
+    assert isinstance(tokenizer, Tokenizer)
+    return fill_gaps(model, tokenizer, text, max_tokens, sampling, seed, beams)

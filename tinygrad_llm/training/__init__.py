@@ -9,6 +9,7 @@ from tinygrad_llm.training.pretraining import (
     load_run,
     pretrain,
     read_corpus,
+    rounded,
 )
 from tinygrad_llm.training.vocabulary import train_tokenizer
 
@@ -22,6 +23,7 @@ __all__ = [
     "load_run",
     "pretrain",
     "read_corpus",
+    "rounded",
     "train",
     "train_tokenizer",
     "training_step",

@@ -17,6 +17,7 @@ import numpy as np
 
 from tinygrad_llm import random
 from tinygrad_llm.data import IGNORE, TokenFile
+from tinygrad_llm.generation.filling import fill_masks
 from tinygrad_llm.models import Bert, BertConfig
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
@@ -60,16 +61,6 @@ def mask_tokens(
     inputs = np.where(is_target & (draws[1] < masked + changed), others, ids)
     inputs = np.where(is_target & (draws[1] < masked), mask_id, inputs)
     return inputs, np.where(is_target, ids, IGNORE)
-
-
-def fill_masks(model: Bert, ids: Array, mask_id: int) -> Array:
-    """ids (B, T) in which each mask is replaced by the token that the model finds most likely there, if not a mask."""
-    places = ids == mask_id
-    with no_grad():
-        logits = np.where(np.arange(model.config.vocab_size) == mask_id, -np.inf, model(ids).data[places])
-    filled = ids.copy()
-    filled[places] = logits.argmax(-1)
-    return filled
 
 
 def bert_config(config: TrainConfig, vocab_size: int) -> BertConfig:

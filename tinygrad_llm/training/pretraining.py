@@ -35,7 +35,7 @@ from tinygrad_llm.data import (
 from tinygrad_llm.data.files import Errors
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
-from tinygrad_llm.generation.loading import load_pretrained
+from tinygrad_llm.generation.loading import Loaded, load_pretrained
 from tinygrad_llm.models import Decoder, new_model
 from tinygrad_llm.nn import Module
 from tinygrad_llm.nn.quantized import quantize
@@ -91,6 +91,9 @@ TASKS: dict[str, Callable[[TrainConfig, TokenFile, TokenFile, Tokenizer], Task]]
     "t5": SpanCorruption,
 }
 """Of the architectures that do not go on with a text."""
+
+EXAMPLES = {"bert": "Return the [MASK] of the list.", "t5": "Return the <1> of the list."}
+"""Their prompts."""
 
 
 class OneBatch(LanguageModeling):
@@ -195,7 +198,7 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
         return stop.status
     if isinstance(model, Decoder):
         _compare(run, model, tokenizer, training, validation, config, console)
-    _show_result(run, isinstance(model, Decoder), console)
+    _show_result(run, EXAMPLES.get(config.model, "def "), console)
     return 0
 
 
@@ -320,16 +323,15 @@ def _compare(
         console.print(f"            {value:.3f} bits per byte: {name}")
 
 
-def _show_result(run: Path, goes_on: bool, console: Console) -> None:
-    """A sample, and where everything is."""
+def _show_result(run: Path, prompt: str, console: Console) -> None:
+    """A sample, where everything is, and how to go on."""
     samples = [row["sample"] for row in read_metrics(run / "metrics.jsonl") if "sample" in row]
     console.print("sample")
     console.print(samples[-1].rstrip() if samples else "")
     console.print(
         f"wrote       {run}{'' if str(run).endswith('/') else '/'}: model.safetensors, loss.png, sample.txt ..."
     )
-    if goes_on:
-        console.print(f'next        tinygrad-llm generate {shlex.quote(str(run))} --prompt "def "')
+    console.print(f'next        tinygrad-llm generate {shlex.quote(str(run))} --prompt "{prompt}"')
 
 
 def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[str, float]:
@@ -344,24 +346,34 @@ def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[
     return result
 
 
-def load_run(name: str | Path) -> tuple[Decoder, Tokenizer]:
-    """The model that goes on with a text, and its tokenizer, from what `load_pretrained` finds by that name."""
-    path, model, tokenizer = load_pretrained(name)
+def decoder_of(loaded: Loaded) -> tuple[Decoder, Tokenizer]:
+    """A model that goes on with a text, and its tokenizer. ValueError if it is another, or if they do not fit."""
+    path, model, tokenizer = loaded
     if not isinstance(model, Decoder) or not isinstance(tokenizer, Tokenizer):
-        raise ValueError(f"{name}: holds a {type(model).__name__}, which is not made to go on with a text")
+        raise ValueError(f"{path}: holds a {type(model).__name__}, which is not made to go on with a text")
     held_out = RunFiles(path).validation
     if held_out.is_file() and TokenFile(held_out).tokenizer_digest != tokenizer.digest:
         raise ValueError(f"{path}: the tokenizer and the model do not belong together")
     return model, tokenizer
 
 
-def load_rounded(name: str | Path, weights: WeightKind, console: Console) -> tuple[Decoder, Tokenizer]:
-    """`load_run`, with the weights in fewer bits unless they are to be float32."""
-    model, tokenizer = load_run(name)
+def load_run(name: str | Path) -> tuple[Decoder, Tokenizer]:
+    """`decoder_of` what `load_pretrained` finds by that name."""
+    return decoder_of(load_pretrained(name))
+
+
+def rounded(loaded: Loaded, weights: WeightKind, console: Console) -> tuple[Decoder, Tokenizer]:
+    """`decoder_of`, with the weights in fewer bits unless they are to be float32."""
+    model, tokenizer = decoder_of(loaded)
     if weights != "float32":
         with counting(console, f"rounding the weights to {weights}") as progress:
             quantize(model, weights, progress)
     return model, tokenizer
+
+
+def load_rounded(name: str | Path, weights: WeightKind, console: Console) -> tuple[Decoder, Tokenizer]:
+    """`rounded` of what `load_pretrained` finds by that name."""
+    return rounded(load_pretrained(name), weights, console)
 
 
 def evaluate_run(run: Path, data: str, console: Console, weights: WeightKind = "float32") -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from tinygrad_llm import random
 from tinygrad_llm.data import TokenFile
 from tinygrad_llm.generation import Sampling, generate_outputs
+from tinygrad_llm.generation.filling import text_with_gaps
 from tinygrad_llm.models import T5, T5Config
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
@@ -144,12 +145,7 @@ class SpanCorruption:
 
     def readable(self, ids: Array) -> str:
         """The text of ids, in which sentinels are <1>, <2> ..."""
-        text, begin = "", 0
-        for place in [*np.flatnonzero(ids > self.end_id).tolist(), len(ids)]:
-            text += self.tokenizer.decode(ids[begin:place])
-            text += f"<{self.vocab_size - ids[place]}>" if place < len(ids) else ""
-            begin = place + 1
-        return text
+        return text_with_gaps(ids, self.tokenizer, self.vocab_size)
 
     def _drawn(self, tokens: TokenFile, rows: int, generator: np.random.Generator) -> tuple[Array, Array]:
         ids, _ = tokens.batch(rows, self.config.context, generator)
