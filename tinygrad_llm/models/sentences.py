@@ -11,7 +11,7 @@ from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import WordPieceTokenizer
 
-BATCH = 2048
+BATCH = 1024
 """Tokens, padding included, that go through the model together: what flows between its blocks stays in the cache."""
 
 

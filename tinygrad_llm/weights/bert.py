@@ -57,7 +57,7 @@ def read_config(json: Mapping[str, Any]) -> dict[str, Any]:
 def head_of(json: Mapping[str, Any], heads: Mapping[str, str]) -> str:
     """What stands on the encoder, by the architecture that config.json names, or the first of `heads` without one."""
     named = json.get("architectures") or list(heads)[:1]
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in heads:
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in list(heads):
         raise ValueError(f"config.json has architectures = {named!r}; known are {', '.join(heads)}")
     return heads[named[0]]
 
