@@ -12,7 +12,7 @@ import pytest
 import tinygrad_llm.training.checkpoints as checkpoints
 from tinygrad_llm import threads
 from tinygrad_llm.cli import arguments
-from tinygrad_llm.cli.main import main
+from tinygrad_llm.cli.main import app, main
 from tinygrad_llm.threads import set_threads, thread_count
 from tinygrad_llm.training import pretraining
 
@@ -262,8 +262,9 @@ def test_a_text_that_is_not_there_is_told_before_any_measuring(run, capsys):
 def test_an_unknown_command_is_answered_with_all_there_are(capsys):
     status, _, error = call(capsys, "foo")
     assert status == 2
-    names = "train, generate, eval, derive, tokenizer, exercise, ladder, bench, explore, why"
-    assert error == f'tinygrad-llm: error: Unknown command "foo". Available commands: {names}.\n'
+    before, names = error.rstrip(".\n").split(" Available commands: ")
+    assert before == 'tinygrad-llm: error: Unknown command "foo".'
+    assert set(names.split(", ")) == {name for name in app if not name.startswith("-")} > {"train", "chat", "why"}
 
 
 def test_the_help_shows_no_empty_defaults(capsys):
