@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
+from tinygrad_llm.gguf_metadata import read_metadata
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.tokenizer.alphabet import to_characters
-from tinygrad_llm.tokenizer.formats.gguf_metadata import read_metadata
 from tinygrad_llm.tokenizer.formats.parts import Conventions
 
 END = "<|endoftext|>"

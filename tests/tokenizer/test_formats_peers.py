@@ -201,8 +201,8 @@ def test_superfluous_and_late_merges_are_harmless(hf, tmp_path):
 
 def test_gguf_as_its_own_package_writes_it(tmp_path):
     gguf = pytest.importorskip("gguf", reason="install .[peers] to compare with the package gguf")
+    from tinygrad_llm.gguf_metadata import read_metadata
     from tinygrad_llm.tokenizer.alphabet import to_characters
-    from tinygrad_llm.tokenizer.formats.gguf_metadata import read_metadata
 
     tokenizer = Tokenizer.train(LEARNED_FROM, 400, pattern="smollm")
     written = [END, *(to_characters(tokenizer.token_bytes(i)) for i in range(1, tokenizer.vocab_size))]

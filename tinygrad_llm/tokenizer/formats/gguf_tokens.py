@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tinygrad_llm.gguf_metadata import read_metadata
 from tinygrad_llm.tokenizer.formats.checks import bytes_of_all, check_ids, merges_of
-from tinygrad_llm.tokenizer.formats.gguf_metadata import read_metadata
 from tinygrad_llm.tokenizer.formats.parts import Conventions, Given, Parts
 
 MAGIC = b"GGUF"
