@@ -8,11 +8,11 @@ import pytest
 
 from tinygrad_llm import Tensor, ops
 from tinygrad_llm.models import GPT, T5, T5Config, load_model
-from tinygrad_llm.nn import RMSNorm, quantize
+from tinygrad_llm.nn import Dropout, RMSNorm, quantize
 from tinygrad_llm.nn.relative_positions import RelativeBias, relative_buckets
 from tinygrad_llm.optim import AdamW
 from tinygrad_llm.tape import no_grad
-from tinygrad_llm.weights import open_checkpoint
+from tinygrad_llm.weights import open_checkpoint, write_folder
 
 SMALL = T5Config(29, 20, 2, 3, 5, 24, decoder_layers=1, buckets=8, max_distance=10)
 GATED = replace(SMALL, gated=True, tied=False, decoder_layers=0, heads=2)
@@ -55,13 +55,13 @@ def test_the_default_is_the_small_model_of_60_million():
 
 @pytest.mark.parametrize("factor", [1.0, 0.5])
 def test_initial_values_have_the_spread_that_each_part_needs(factor):
-    model = T5(T5Config(200, 120, 2, 4, 25, 250, gated=True, tied=False, init_factor=factor))
+    model = T5(T5Config(200, 120, 2, 4, 12, 250, gated=True, tied=False, init_factor=factor))
     block = model.decoder.blocks[1]
     for weight, std in [
         (model.token_embedding.weight, 1),
-        (block.attention.q.weight, (120 * 25) ** -0.5),
+        (block.attention.q.weight, (120 * 12) ** -0.5),
         (block.cross_attention.kv.weight, 120**-0.5),
-        (block.attention.out.weight, 100**-0.5),
+        (block.attention.out.weight, 48**-0.5),
         (block.mlp.gate.weight, 120**-0.5),
         (block.mlp.up.weight, 120**-0.5),
         (block.mlp.down.weight, 250**-0.5),
@@ -106,6 +106,56 @@ def test_only_the_distance_of_tokens_counts_in_the_encoder():
     np.testing.assert_allclose(model.encode(shifted, mask).data[:, 3:], model.encode(ids).data, rtol=0, atol=1e-12)
     turned = model.encode(ids[:, ::-1]).data[:, ::-1]
     assert np.abs(turned - model.encode(ids).data).max() > 1e-3  # the order counts
+
+
+def by_hand(model, ids, outputs):
+    """Logits of one input and one output, from the weights and NumPy alone."""
+    w, c = {name: p.data for name, p in model.named_parameters()}, model.config
+
+    def norm(x, name):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * w[f"{name}.gain"]
+
+    def attend(name, x, memory, added):
+        k, v = np.split(memory @ w[f"{name}.kv.weight"], 2, axis=-1)
+        q, k, v = (a.reshape(len(a), c.heads, -1).swapaxes(0, 1) for a in (x @ w[f"{name}.q.weight"], k, v))
+        p = np.exp(q @ k.swapaxes(1, 2) + added)
+        y = p / p.sum(-1, keepdims=True) @ v
+        return y.swapaxes(0, 1).reshape(len(x), -1) @ w[f"{name}.out.weight"]
+
+    def bias(stack, length, bidirectional):
+        distances = np.arange(length) - np.arange(length)[:, None]
+        table = w[f"{stack}.position_bias.weight"][
+            relative_buckets(distances, c.buckets, c.max_distance, bidirectional)
+        ]
+        return table.transpose(2, 0, 1) + (0 if bidirectional else np.where(distances > 0, -np.inf, 0))
+
+    def mlp(name, x):
+        up = x @ w[f"{name}.up.weight"]
+        gate = ops.gelu(x @ w[f"{name}.gate.weight"]).data * up if c.gated else np.maximum(up, 0)
+        return gate @ w[f"{name}.down.weight"]
+
+    def stack(name, x, added, memory):
+        layers = c.layers if memory is None else c.decoder_layers or c.layers
+        for block in (f"{name}.blocks.{layer}" for layer in range(layers)):
+            h = norm(x, f"{block}.attention_norm")
+            x = x + attend(f"{block}.attention", h, h, added)
+            if memory is not None:
+                x = x + attend(f"{block}.cross_attention", norm(x, f"{block}.cross_attention_norm"), memory, 0)
+            x = x + mlp(f"{block}.mlp", norm(x, f"{block}.mlp_norm"))
+        return norm(x, f"{name}.final_norm")
+
+    table = w["token_embedding.weight"]
+    memory = stack("encoder", table[ids], bias("encoder", len(ids), True), None)
+    y = stack("decoder", table[outputs], bias("decoder", len(outputs), False), memory)
+    return y @ table.T / np.sqrt(c.channels) if c.tied else y @ w["lm_head.weight"]
+
+
+@pytest.mark.parametrize("config", [SMALL, GATED])
+def test_it_is_what_the_paper_says(config):
+    model, (ids, outputs) = build(config), drawn()
+    logits = model(ids, outputs).data
+    for row in range(2):
+        np.testing.assert_allclose(logits[row], by_hand(model, ids[row], outputs[row]), rtol=0, atol=1e-10)
 
 
 # -- what sees what ------------------------------------------------------------------------------------------------
@@ -161,6 +211,16 @@ def test_dropout_is_in_training_only():
     assert {part.p for part in model.modules() if hasattr(part, "p")} == {0.5}
     zeros = (model.encode(ids).data == 0).mean()
     assert 0.3 < zeros < 0.7  # of what the encoder returns, too
+
+
+def test_dropout_is_in_all_places(monkeypatch):
+    model, (ids, outputs), seen = build(SMALL), drawn(), []
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: seen.append(x.shape[1:]) or x)
+    model(ids, outputs)
+    ends, inside = 2, 1  # of each stack, and of each feed-forward network
+    assert seen.count((7, 20)) == ends + 2 * 2
+    assert seen.count((5, 20)) == ends + 3
+    assert (seen.count((7, 24)), seen.count((5, 24))) == (2 * inside, inside)
 
 
 # -- the loss --------------------------------------------------------------------------------------------------------
@@ -229,6 +289,19 @@ def test_quantised_weights_give_nearly_the_same_logits(config, kind):
         np.testing.assert_allclose(first, found[:, 0], rtol=0, atol=1e-2)  # few rows are rounded, too
 
 
+def test_what_belongs_to_the_inputs_is_not_copied_without_need():
+    model, (ids, _) = T5(SMALL), drawn(batch=3)
+    state = model.start(ids)
+    model.step([0, 0, 0], state)
+    wider = model.reorder(state, [0, 0, 1, 1, 2])
+    again = model.reorder(wider, [1, 0, 3, 3, 4])  # every row from one of the same input
+    assert again.layers[0].cross_keys is wider.layers[0].cross_keys
+    assert again.mask is wider.mask
+    fewer = model.reorder(again, [0, 4])
+    np.testing.assert_array_equal(fewer.layers[0].cross_keys, state.layers[0].cross_keys[[0, 2]])
+    assert fewer.sources.tolist() == [0, 2]
+
+
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +321,56 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, config):
     assert {n for n in stored.tensors if "relative" in n} == {
         f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight" for stack in ("encoder", "decoder")
     }
+
+
+def test_the_names_and_shapes_in_a_file_are_those_of_transformers(tmp_path):
+    def attention(place, name):
+        names = {f"{place}.{name}.{x}.weight": (15, 20) for x in "qkv"}
+        return names | {f"{place}.{name}.o.weight": (20, 15), f"{place}.layer_norm.weight": (20,)}
+
+    def mlp(place, *ups):
+        names = {f"{place}.DenseReluDense.{x}.weight": (24, 20) for x in ups}
+        return names | {f"{place}.DenseReluDense.wo.weight": (20, 24), f"{place}.layer_norm.weight": (20,)}
+
+    for gated, ups in ((False, ["wi"]), (True, ["wi_0", "wi_1"])):
+        model = T5(replace(SMALL, layers=1, gated=gated, tied=False))
+        model.save_pretrained(tmp_path)
+        stored = open_checkpoint(tmp_path)
+        encoder, decoder = "encoder.block.0.layer", "decoder.block.0.layer"
+        assert {name: tensor.shape for name, tensor in stored.tensors.items()} == {
+            "shared.weight": (29, 20),
+            "lm_head.weight": (29, 20),
+            **attention(f"{encoder}.0", "SelfAttention"),
+            f"{encoder}.0.SelfAttention.relative_attention_bias.weight": (8, 3),
+            **mlp(f"{encoder}.1", *ups),
+            "encoder.final_layer_norm.weight": (20,),
+            **attention(f"{decoder}.0", "SelfAttention"),
+            f"{decoder}.0.SelfAttention.relative_attention_bias.weight": (8, 3),
+            **attention(f"{decoder}.1", "EncDecAttention"),
+            **mlp(f"{decoder}.2", *ups),
+            "decoder.final_layer_norm.weight": (20,),
+        }
+        k, v = np.split(model.decoder.blocks[0].cross_attention.kv.weight.data, 2, axis=1)
+        np.testing.assert_array_equal(stored.tensors[f"{decoder}.1.EncDecAttention.k.weight"].read(), k.T)
+        np.testing.assert_array_equal(stored.tensors[f"{decoder}.1.EncDecAttention.v.weight"].read(), v.T)
+        if gated:
+            gate = model.encoder.blocks[0].mlp.gate.weight.data
+            np.testing.assert_array_equal(stored.tensors[f"{encoder}.1.DenseReluDense.wi_0.weight"].read(), gate.T)
+
+
+def test_copies_of_the_embedding_in_old_files_must_be_the_same(tmp_path):
+    model = T5(SMALL)
+    model.save_pretrained(tmp_path)
+    tensors = {name: t.read() for name, t in open_checkpoint(tmp_path).tensors.items()}
+    table = tensors["shared.weight"]
+    old = {f"{stack}.embed_tokens.weight": table for stack in ("encoder", "decoder")} | {"lm_head.weight": table}
+    unused = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.zeros((8, 3), np.float32)}
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    write_folder(tmp_path, config, tensors | old | unused)
+    np.testing.assert_array_equal(T5.from_pretrained(tmp_path).token_embedding.weight.data, table)
+    write_folder(tmp_path, config, tensors | old | {"encoder.embed_tokens.weight": table + 1})
+    with pytest.raises(ValueError, match=r"encoder.embed_tokens.weight and shared.weight should be the same"):
+        T5.from_pretrained(tmp_path)
 
 
 def changed_config(path, **changes):
