@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tinygrad_llm import ops, random
 from tinygrad_llm.models.pretrained import MANY_LAYERS, Pretrained
-from tinygrad_llm.models.t5_stacks import Decoder, Encoder, LayerState
+from tinygrad_llm.models.t5_stacks import LayerState, T5Decoder, T5Encoder
 from tinygrad_llm.nn import Dropout, Embedding, Linear
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
@@ -100,8 +100,8 @@ class T5(Pretrained):
         self.config = config
         with random.scope(seed, "embeddings"):
             self.token_embedding = Embedding(config.vocab_size, config.channels, config.init_factor)
-        self.encoder = Encoder(config, seed)
-        self.decoder = Decoder(config, seed)
+        self.encoder = T5Encoder(config, seed)
+        self.decoder = T5Decoder(config, seed)
         self.dropout = Dropout(config.dropout)
         self.lm_head: Linear | None = None
         if not config.tied:

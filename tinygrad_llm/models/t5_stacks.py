@@ -77,7 +77,7 @@ class T5FeedForward(Module):
         return self.down(self.dropout(inside))
 
 
-class EncoderBlock(Module):
+class T5EncoderBlock(Module):
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
     def __init__(self, config: Any) -> None:
@@ -94,7 +94,7 @@ class EncoderBlock(Module):
         return x + self.dropout(self.mlp(h))
 
 
-class DecoderBlock(Module):
+class T5DecoderBlock(Module):
     """Causal attention, attention to what was encoded, and the feed-forward network, each of the norm of x, added."""
 
     def __init__(self, config: Any) -> None:
@@ -121,16 +121,16 @@ class DecoderBlock(Module):
         return x + self.dropout(self.mlp(h))
 
 
-class Encoder(Module):
+class T5Encoder(Module):
     """L blocks with one table of relative positions, and a last norm."""
 
     def __init__(self, config: Any, seed: int) -> None:
         with random.scope(seed, "encoder"):
             self.position_bias = make_bias(config, bidirectional=True)
-        self.blocks: list[EncoderBlock] = []
+        self.blocks: list[T5EncoderBlock] = []
         for layer in range(config.layers):
             with random.scope(seed, "encoder", layer):
-                self.blocks.append(EncoderBlock(config))
+                self.blocks.append(T5EncoderBlock(config))
         self.final_norm = RMSNorm(config.channels, config.norm_eps)
 
     def forward(self, x: Tensor, mask: Array | None) -> Tensor:
@@ -140,16 +140,16 @@ class Encoder(Module):
         return self.final_norm(x)
 
 
-class Decoder(Module):
+class T5Decoder(Module):
     """As many blocks as the configuration says, with one table of relative positions, and a last norm."""
 
     def __init__(self, config: Any, seed: int) -> None:
         with random.scope(seed, "decoder"):
             self.position_bias = make_bias(config, bidirectional=False)
-        self.blocks: list[DecoderBlock] = []
+        self.blocks: list[T5DecoderBlock] = []
         for layer in range(config.decoder_layers or config.layers):
             with random.scope(seed, "decoder", layer):
-                self.blocks.append(DecoderBlock(config))
+                self.blocks.append(T5DecoderBlock(config))
         self.final_norm = RMSNorm(config.channels, config.norm_eps)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Array | None) -> Tensor:
