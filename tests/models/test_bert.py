@@ -186,6 +186,11 @@ def test_dropout_is_drawn_in_training_only_and_everywhere():
         for other in parts:
             other.training = other is part
         assert not np.array_equal(model(ids, mask, types).data, still)
+    still = model.eval().hidden(ids, mask, types).data
+    model.dropout.training = True
+    assert not np.array_equal(model.hidden(ids, mask, types).data, still)  # of the embeddings
+    model.classifier = lambda pooled: pooled
+    assert 0.2 < (model(ids, mask, types).data == 0).mean() < 0.8  # what the classifier is given
 
 
 def test_initial_values():
