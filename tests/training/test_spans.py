@@ -201,3 +201,20 @@ def test_the_loss_is_summed_over_the_targets_of_the_batch(task):
     batch = task.batch(0, 0)
     inputs, targets = batch.arrays
     assert task.loss(model, batch).item() == pytest.approx(model.loss(inputs, targets).item() * targets.size, rel=1e-5)
+
+
+def test_it_is_validated_on_held_out_text_in_nats_per_target(task, monkeypatch):
+    monkeypatch.setattr(spans_module, "MEASURED", 2 * 8 * 9)  # two batches
+    model = T5(t5_config(task.config, task.tokenizer.vocab_size))
+    drawn, losses = [], []
+
+    def batch(tokens, rows, context, generator):
+        drawn.append(tokens)
+        return type(tokens).batch(tokens, rows, context, generator)
+
+    monkeypatch.setattr(task.validation, "batch", lambda *given: batch(task.validation, *given), raising=False)
+    loss = model.loss
+    monkeypatch.setattr(model, "loss", lambda *given, **how: losses.append(loss(*given)) or loss(*given, **how))
+    found = task.validate(model)["validation_loss"]
+    assert len(drawn) == len(losses) == 2
+    assert found == pytest.approx(np.mean([value.item() for value in losses]), rel=1e-5)  # batches of one size
