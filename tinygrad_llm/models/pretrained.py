@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tinygrad_llm.nn import Module, unset
-from tinygrad_llm.weights import Checkpoint, Layout, gather, open_checkpoint, scatter, write_folder
+from tinygrad_llm.weights import SHARD, Checkpoint, Dtype, Layout, gather, open_checkpoint, scatter, write_folder
 
 MANY_LAYERS = 1000
 """More are not believed of a file with fewer tensors."""
@@ -26,10 +26,11 @@ class Pretrained(Module):
     config_type: ClassVar[type]
     config: Any
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write the folder `path`, which `from_pretrained` and `transformers` read."""
-        config = {**self.layout.write_config(self.config), "dtype": str(self.parameters()[0].dtype)}
-        write_folder(Path(path), config, scatter(self.layout, self.config, self.state_dict()))
+    def save_pretrained(self, path: str | Path, shard: int = SHARD, dtype: Dtype | None = None) -> None:
+        """Write the folder `path`, which `from_pretrained` and `transformers` read: in files of at most `shard` bytes,
+        unless one tensor has more, with the numbers as they are or as `dtype`."""
+        tensors = scatter(self.layout, self.config, self.state_dict())
+        write_folder(Path(path), self.layout.write_config(self.config), tensors, shard, dtype)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:

@@ -4,12 +4,15 @@ from pathlib import Path
 
 from tinygrad_llm.weights.arrays import load_arrays, save_arrays
 from tinygrad_llm.weights.entries import Entry, Layout, gather, scatter
-from tinygrad_llm.weights.folders import read_folder, write_folder
+from tinygrad_llm.weights.folders import SHARD, read_folder, write_folder
 from tinygrad_llm.weights.gguf_file import read_gguf
+from tinygrad_llm.weights.safetensors_file import Dtype
 from tinygrad_llm.weights.stored import Checkpoint, Stored
 
 __all__ = [
+    "SHARD",
     "Checkpoint",
+    "Dtype",
     "Entry",
     "Layout",
     "Stored",

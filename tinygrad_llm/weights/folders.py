@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
-
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.tape import Array
-from tinygrad_llm.weights.safetensors_file import open_safetensors
+from tinygrad_llm.weights.safetensors_file import Dtype, open_safetensors, write_safetensors
 from tinygrad_llm.weights.stored import Checkpoint, Stored
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -69,8 +64,14 @@ def _sharded(folder: Path) -> dict[str, Stored]:
     return tensors
 
 
-def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Array], shard: int = SHARD) -> None:
-    """Write all files, each wholly or not at all. Equal content gives equal bytes."""
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    shard: int = SHARD,
+    dtype: Dtype | None = None,
+) -> None:
+    """Write all files, each wholly or not at all, with the numbers as `dtype`. Equal content gives equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, Array]] = [{}]
     for name, array in tensors.items():
@@ -86,21 +87,9 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     else:
         (folder / INDEX).unlink(missing_ok=True)  # of an earlier model: it would be believed
     for part, file in zip(shards, names, strict=True):
-        _write_tensors(folder / file, part)
-    _write_json(folder / CONFIG, config)
+        write_safetensors(folder / file, part, {"format": "pt"}, dtype)  # else transformers refuses the file
+    _write_json(folder / CONFIG, {**config, "dtype": dtype or str(next(iter(tensors.values())).dtype)})
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     atomic_write(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
-    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(contiguous, temporary, metadata={"format": "pt"})  # else transformers refuses the file
-        except SafetensorError as error:  # what the library makes of a full disk
-            raise OSError(errno.EIO, str(error)) from error
-
-    atomic_write(path, write)
