@@ -170,6 +170,11 @@ def test_the_loss_counts_targets_only():
     assert model.loss(ids, targets, mask, types).item() == pytest.approx(expected / 2, rel=1e-12)
     other = np.where(targets == -100, 0, targets)
     assert model.loss(ids, other, mask, types, ignore_index=0).item() == pytest.approx(expected / 2, rel=1e-12)
+    model, three = build(CLASSES), drawn(CLASSES)
+    logits = model(*three).data
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = model.loss(three[0], np.array([2, 1, 0]), *three[1:], ignore_index=1)
+    assert loss.item() == pytest.approx(-(logs[0, 2] + logs[2, 0]) / 2, rel=1e-12)
 
 
 def test_dropout_is_drawn_in_training_only_and_everywhere():
