@@ -18,6 +18,7 @@ from tinygrad_llm.backend import chosen_backend
 from tinygrad_llm.cli.bench import bench
 from tinygrad_llm.cli.chat import chat
 from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.cli.convert import convert
 from tinygrad_llm.cli.derive import derive
 from tinygrad_llm.cli.evaluate import evaluate
 from tinygrad_llm.cli.exercise import app as exercise_app
@@ -37,6 +38,7 @@ app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
 app.command(chat, help_epilogue="Example: tinygrad-llm chat smollm2 --weights int8")
 app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
+app.command(convert, help_epilogue="Example: tinygrad-llm convert smollm2 smollm2-bf16 --dtype bfloat16")
 app.command(derive, help_epilogue="Example: tinygrad-llm derive softmax --shape 2,3")
 app.command(tokenizer_app)
 app.command(exercise_app)

@@ -67,7 +67,9 @@ def load_pretrained(name: str | Path) -> Loaded:
     if path.is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: config.json missing; is this a folder that tinygrad-llm train wrote?")
     model = load_model(path)
-    tokenizer = _tokenizer(path)
+    tokenizer = load_tokenizer(path)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{path}: has a model, but no tokenizer")
     rows = model.config.vocab_size
     if (count := tokenizer.vocab_size) > rows:
         raise ValueError(
@@ -76,8 +78,11 @@ def load_pretrained(name: str | Path) -> Loaded:
     return Loaded(path, model, tokenizer)
 
 
-def _tokenizer(path: Path) -> Tokenizer | WordPieceTokenizer:
-    """BERT's where its vocab.txt stands in the folder, else byte-level BPE."""
+def load_tokenizer(path: Path) -> Tokenizer | WordPieceTokenizer | None:
+    """The tokenizer beside a model: BERT's where its vocab.txt stands, else byte-level BPE; None if there is none."""
     if (path / "vocab.txt").is_file():
         return WordPieceTokenizer.load(path)
-    return Tokenizer.load(path)
+    try:
+        return Tokenizer.load(path)
+    except FileNotFoundError:
+        return None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from os import PathLike
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,9 @@ class Tokenizer:
     Made by `Tokenizer.train` or `Tokenizer.load`. Ids of a trained one, as in Hugging Face's trainer: special tokens,
     then the 256 bytes in `alphabet.BYTE_ORDER`, then the merges in the order they were learned.
     """
+
+    FILE: ClassVar[str] = "tokenizer.json"
+    """Its name in the folder of a model."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,9 @@ class Normalization(NamedTuple):
 
 class WordPieceTokenizer:
     """A vocabulary of pieces, and BERT's way to come from text to them."""
+
+    FILE: ClassVar[str] = "vocab.txt"
+    """Its name in the folder of a model."""
 
     def __init__(
         self,

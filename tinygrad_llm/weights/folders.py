@@ -73,22 +73,36 @@ def write_folder(
 ) -> None:
     """Write all files, each wholly or not at all, with the numbers as `dtype`. Equal content gives equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards: list[dict[str, Array]] = [{}]
-    for name, array in tensors.items():
-        if shards[-1] and sum(a.nbytes for a in shards[-1].values()) + array.nbytes > shard:
-            shards.append({})
-        shards[-1][name] = array
+    shards = _shared_out(tensors, shard, dtype)
     names = [WEIGHTS]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for part, file in zip(shards, names, strict=True):
+        write_safetensors(folder / file, part, {"format": "pt"}, dtype)  # without it transformers refuses the file
+    if len(shards) > 1:
         files = {name: file for part, file in zip(shards, names, strict=True) for name in part}
-        total = sum(array.nbytes for array in tensors.values())
+        total = sum(_size(array, dtype) for array in tensors.values())
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
     else:
         (folder / INDEX).unlink(missing_ok=True)  # of an earlier model: it would be believed
-    for part, file in zip(shards, names, strict=True):
-        write_safetensors(folder / file, part, {"format": "pt"}, dtype)  # else transformers refuses the file
+    for old in {WEIGHTS, *(path.name for path in folder.glob("model-*-of-*.safetensors"))} - set(names):
+        (folder / old).unlink(missing_ok=True)
     _write_json(folder / CONFIG, {**config, "dtype": dtype or str(next(iter(tensors.values())).dtype)})
+
+
+def _shared_out(tensors: Mapping[str, Array], shard: int, dtype: Dtype | None) -> list[dict[str, Array]]:
+    """The tensors in their order, in parts of at most `shard` bytes, or of one tensor."""
+    shards: list[dict[str, Array]] = [{}]
+    for name, array in tensors.items():
+        if shards[-1] and sum(_size(a, dtype) for a in shards[-1].values()) + _size(array, dtype) > shard:
+            shards.append({})
+        shards[-1][name] = array
+    return shards
+
+
+def _size(array: Array, dtype: Dtype | None) -> int:
+    """Bytes in the file."""
+    return array.size * {None: array.itemsize, "float32": 4}.get(dtype, 2)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -132,9 +132,7 @@ def write_safetensors(
 ) -> None:
     """Write a file, wholly or not at all: all tensors as `dtype`, or each as it is. Equal content gives equal bytes."""
     kinds = {name: dtype or str(array.dtype) for name, array in tensors.items()}
-    names = sorted(
-        tensors, key=lambda name: (-np.dtype(DTYPES[OURS[kinds[name]]]).itemsize, name)
-    )  # all aligned
+    names = sorted(tensors, key=lambda name: (-np.dtype(DTYPES[OURS[kinds[name]]]).itemsize, name))  # all aligned
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for name in names:
