@@ -442,6 +442,16 @@ def test_sizes_that_do_not_fit_are_refused(change, message):
         replace(SMALL, **change)
 
 
+@pytest.mark.parametrize(("batch", "sources", "targets"), [(0, 3, 2), (2, 0, 3), (2, 3, 0)])
+def test_sizes_of_nothing(batch, sources, targets):
+    model = build(SMALL)
+    ids, outputs = np.zeros((batch, sources), int), np.zeros((batch, targets), int)
+    assert model(ids, outputs).shape == (batch, targets, 29)
+    loss = model.loss(ids, outputs)
+    assert np.isfinite(loss.item())
+    loss.backward()
+
+
 def test_ids_that_do_not_fit_are_refused():
     model, (ids, outputs) = T5(SMALL), drawn()
     with pytest.raises(ValueError, match=r"T5: ids must be \(B, T\), not of shape \(7,\)"):

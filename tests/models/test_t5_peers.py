@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tinygrad_llm.generation import beam_search
 from tinygrad_llm.models.t5 import T5, T5Config
 from tinygrad_llm.nn.relative_positions import relative_buckets
 from tinygrad_llm.tape import no_grad
@@ -187,3 +188,24 @@ def test_greedy_generation_is_that_of_transformers():
     for _ in range(12):
         tokens = np.concatenate([tokens, ours.step(tokens[:, -1], state).argmax(-1)[:, None]], axis=1)
     np.testing.assert_array_equal(tokens, made.numpy())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_beam_search_finds_what_transformers_finds(seed):
+    _, theirs = theirs_of(True, False, seed=seed)
+    json, _ = theirs_of(True, False)
+    ours = ours_of(json, theirs)
+    ids = np.random.default_rng(seed).integers(2, 61, (3, 9))
+    made = theirs.generate(
+        input_ids=torch.from_numpy(ids),
+        max_new_tokens=10,
+        do_sample=False,
+        num_beams=4,
+        length_penalty=0.0,
+        early_stopping="never",
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    for row, ((found,), expected) in enumerate(zip(beam_search(ours, ids, 4, 10, 0, 1), made.sequences, strict=True)):
+        assert [*found.ids, 1][:10] == expected[1 : 2 + len(found.ids)].tolist()[:10]
+        assert found.score == pytest.approx(made.sequences_scores[row].item(), rel=1e-4)

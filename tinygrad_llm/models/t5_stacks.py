@@ -53,7 +53,8 @@ class T5Attention(Module):
             y = ops.attention(q, k, v, mask=mask, causal=causal, scale=1.0)
         else:
             y = ops.biased_attention(q, k, v, bias, mask=mask, causal=causal, scale=1.0)
-        return self.out(y.transpose(0, 2, 1, 3).reshape(*x.shape[:2], -1))
+        batch, heads, time, width = y.shape
+        return self.out(y.transpose(0, 2, 1, 3).reshape(batch, time, heads * width))
 
     @staticmethod
     def _heads(x: Tensor, heads: int) -> Tensor:

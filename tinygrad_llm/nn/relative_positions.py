@@ -53,4 +53,4 @@ class RelativeBias(Module):
         buckets = relative_buckets(line, len(self.weight), self.max_distance, self.bidirectional)
         distances = np.arange(keys) - np.arange(keys - queries, keys)[:, None]
         bias = ops.embedding(self.weight, buckets[distances + keys - 1])
-        return bias.transpose(2, 0, 1).reshape(1, -1, queries, keys)
+        return bias.transpose(2, 0, 1).reshape(1, self.weight.shape[1], queries, keys)
