@@ -235,7 +235,7 @@ def test_the_default_is_the_base_model():
 
 @pytest.mark.parametrize("config", ALL)
 def test_saved_and_loaded_it_is_the_same(tmp_path, config):
-    model = new_model(config, 4).eval()
+    model = build(config)
     assert type(model) is (DistilBert if isinstance(config, DistilBertConfig) else Bert)
     model.save_pretrained(tmp_path)
     again = load_model(tmp_path).eval()
@@ -298,6 +298,18 @@ def test_a_file_without_a_pooler_is_of_a_model_without_one(tmp_path):
     assert Bert.from_pretrained(tmp_path).config.head == "none"
 
 
+def test_config_json_says_the_dropout_everywhere(tmp_path):
+    for config, names in [
+        (replace(CLASSES, dropout=0.25), ["hidden_dropout_prob"]),
+        (replace(DISTILLED_CLASSES, dropout=0.25), ["dropout", "seq_classif_dropout"]),
+    ]:
+        new_model(config).save_pretrained(tmp_path)
+        json_of = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+        assert [json_of[name] for name in names] == [0.25] * len(names)
+        assert json_of.get("attention_probs_dropout_prob", json_of.get("attention_dropout")) == 0
+        assert load_model(tmp_path).config == config
+
+
 def test_labels_are_kept_in_the_order_of_their_numbers(tmp_path):
     names = {str(number): f"class {number}" for number in reversed(range(12))}
     config = replace(CLASSES, labels=tuple(f"class {number}" for number in range(12)))
@@ -313,6 +325,7 @@ def test_labels_are_kept_in_the_order_of_their_numbers(tmp_path):
         (SMALL, {"add_cross_attention": True}, "add_cross_attention = True"),
         (SMALL, {"tie_word_embeddings": False}, "tie_word_embeddings = False"),
         (SMALL, {"architectures": ["BertForTokenClassification"]}, "known are BertModel, BertForMaskedLM"),
+        (SMALL, {"architectures": ["BertForMaskedLM", "BertModel"]}, "architectures = "),
         (SMALL, {"architectures": "BertModel"}, "architectures = 'BertModel'"),
         (SMALL, {"architectures": [["BertModel"]]}, "architectures = "),
         (CLASSES, {"problem_type": "regression"}, "problem_type = 'regression'"),
