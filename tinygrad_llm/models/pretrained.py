@@ -58,7 +58,10 @@ class Pretrained(Module):
         if stored.model_type not in cls.layout.MODEL_TYPES:
             known = ", ".join(cls.layout.MODEL_TYPES)
             raise ValueError(f"holds a {stored.model_type!r} model, but {cls.__name__} is {known}")
-        given = cls.layout.read_config(stored.config)
+        try:
+            given = cls.layout.read_config(stored.config)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"config.json: a setting is of the wrong type ({error})") from error
         for field in fields(cls.config_type):
             if field.name in given and field.default is not MISSING:
                 given[field.name] = _of_kind(field.name, given[field.name], field.default)
@@ -87,7 +90,8 @@ def _of_kind(name: str, value: Any, default: Any) -> Any:
 def _check_sizes(given: Mapping[str, Any], stored: Checkpoint) -> None:
     """ValueError if a model of these sizes could not be that of the file: before memory is asked for."""
     largest = max((n for tensor in stored.tensors.values() for n in tensor.shape), default=0)
-    bounds = {"vocab_size": largest, "channels": largest, "feed_forward": largest, "head_channels": largest}
+    names = "vocab_size", "channels", "feed_forward", "heads", "kv_heads", "head_channels"
+    bounds = dict.fromkeys(names, largest)
     bounds["layers"] = max(MANY_LAYERS, len(stored.tensors))
     for name, bound in bounds.items():
         if (value := given.get(name, 0)) > bound:

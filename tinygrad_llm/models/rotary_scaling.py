@@ -29,7 +29,7 @@ class RotaryScaling:
     """
 
     kind: Literal["linear", "llama3", "yarn"]
-    factor: float
+    factor: float = 0.0
     original_context: int | None = None
     low_frequency: float | None = None
     high_frequency: float | None = None

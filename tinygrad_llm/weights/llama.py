@@ -55,7 +55,7 @@ def read_config(json: Mapping[str, Any]) -> dict[str, Any]:
         "initializer_range": 0.02,
     }
     fields = translated(json, SETTINGS, defaults)
-    if fields["head_channels"] == fields["channels"] / max(1, fields["heads"]):
+    if fields["head_channels"] * fields["heads"] == fields["channels"]:
         fields["head_channels"] = 0  # ours for what is usual
     return {
         **fields,
@@ -89,7 +89,10 @@ def _rotary(json: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ValueError(f"config.json: its rotary scaling is {given!r}")
     given = {**given, "rope_type": given.get("rope_type", given.get("type", "default"))}
-    base = float(given.get("rope_theta", json.get("rope_theta", 10000.0)))
+    base = given.get("rope_theta", json.get("rope_theta", 10000.0))
+    if type(base) not in (int, float):
+        raise ValueError(f"config.json has rope_theta = {base!r}, which should be a number")
+    base = float(base)
     if given["rope_type"] == "default":
         return {"rotary_base": base, "rotary_scaling": None}
     known = {*SCALING.values(), "type", "rope_theta"}

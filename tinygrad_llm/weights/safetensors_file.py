@@ -101,7 +101,7 @@ def _place(name: str, about: Any) -> tuple[str, tuple[int, ...], int, int]:
         dtype, shape, (first, last) = about["dtype"], tuple(about["shape"]), about["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"tensor {name!r} is described by {str(about)[:80]}") from None
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"tensor {name!r} has dtype {str(dtype)[:20]!r}; known are {', '.join(DTYPES)}")
     if not all(type(n) is int and n >= 0 for n in (*shape, first, last)) or len(shape) > 32:
         raise ValueError(f"tensor {name!r} has shape {str(shape)[:80]} and offsets {first}, {last}")
