@@ -235,7 +235,7 @@ def test_the_default_is_the_base_model():
 
 @pytest.mark.parametrize("config", ALL)
 def test_saved_and_loaded_it_is_the_same(tmp_path, config):
-    model = build(config).astype(np.float32)
+    model = build(config)
     assert type(model) is (DistilBert if isinstance(config, DistilBertConfig) else Bert)
     model.save_pretrained(tmp_path)
     again = load_model(tmp_path).eval()

@@ -46,7 +46,8 @@ class Pretrained(Module):
             with unset():
                 model = cls(config)  # type: ignore[call-arg]
             if stored.tensors and all(tensor.dtype == "F64" for tensor in stored.tensors.values()):
-                model.astype(np.float64)
+                with np.errstate(invalid="ignore"):  # the matrices hold what was in memory, until they are read
+                    model.astype(np.float64)
             model.load(stored)
         except (ValueError, MemoryError) as error:
             raise ValueError(f"{stored.path}: {error}") from error
