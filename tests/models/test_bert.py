@@ -282,14 +282,21 @@ def test_the_oldest_files_are_read(tmp_path):
     np.testing.assert_array_equal(again([[1, 2]]).data, Bert(SMALL)([[1, 2]]).data)
 
 
-def test_copies_of_tied_weights_must_be_equal(tmp_path):
-    table, bias = Bert(SMALL).token_embedding.weight.data, np.zeros(29, np.float32)
-    extra = {"cls.predictions.decoder.weight": table, "cls.predictions.decoder.bias": bias}
-    Bert.from_pretrained(changed_folder(tmp_path, SMALL, {}, extra=extra))
-    for name in extra:
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (SMALL, ["cls.predictions.decoder.weight", "cls.predictions.decoder.bias"]),
+        (DISTILLED, ["vocab_projector.weight"]),
+    ],
+)
+def test_copies_of_tied_weights_must_be_equal(tmp_path, config, names):
+    table, bias = new_model(config).token_embedding.weight.data, np.zeros(29, np.float32)
+    extra = {name: bias if name.endswith("bias") else table for name in names}
+    load_model(changed_folder(tmp_path, config, {}, extra=extra))
+    for name in names:
         wrong = {**extra, name: extra[name] + 1}
         with pytest.raises(ValueError, match=f"{name} and .* should be the same"):
-            Bert.from_pretrained(changed_folder(tmp_path, SMALL, {}, extra=wrong))
+            load_model(changed_folder(tmp_path, config, {}, extra=wrong))
 
 
 def test_a_file_without_a_pooler_is_of_a_model_without_one(tmp_path):
