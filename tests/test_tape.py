@@ -219,6 +219,27 @@ def test_memory_that_is_not_numpys_own_is_locked_too():
     assert array.flags.writeable
 
 
+def test_memory_of_a_library_that_hides_whether_it_may_be_written_to_is_left_alone():
+    """As PyTorch's is: once read-only, NumPy would never make it writeable again."""
+
+    class Foreign:
+        def __init__(self):
+            self.kept = np.arange(3.0)
+            self.__array_interface__ = self.kept.__array_interface__
+
+    x = np.asarray(Foreign())
+    assert not isinstance(x.base, np.ndarray)
+    assert x.flags.writeable
+    lock(x)
+    assert x.flags.writeable
+    unlock(x)
+    view = x[1:]
+    lock(view)
+    unlock(view)
+    assert x.flags.writeable
+    assert view.flags.writeable
+
+
 def test_an_owner_that_was_read_only_stays_so_when_a_view_of_it_is_unlocked():
     owner = np.ones(3)
     owner.flags.writeable = False

@@ -31,14 +31,25 @@ def lock(array: Array) -> None:
             entry = _locks[id(owner)] = [0, owner]
         entry[0] += 1
         _locks[id(owner)] = entry  # again: the garbage collector may have undone the last lock since it was looked up
-        # a view whose owner the user made read-only is left alone: NumPy would never make it writeable again
-        can_be_undone = owner.flags.writeable or any(locked is owner for locked in entry[2:])
+        # what NumPy would never make writeable again is left alone: a view whose owner the user made read-only
+        can_be_undone = _may_be_freed(owner) or any(locked is owner for locked in entry[2:])
         if can_be_undone and array.flags.writeable:  # the view first: once its owner is locked it would be so by itself
             array.flags.writeable = False
             entry.append(array)
-        if owner is not array and owner.flags.writeable:
+        if owner is not array and _may_be_freed(owner):
             owner.flags.writeable = False
             entry.append(owner)
+
+
+def _may_be_freed(owner: Array) -> bool:
+    """Whether an owner is writeable, and NumPy would make it so again: not where the memory is that of a library which
+    does not tell whether it may be written to, as PyTorch's."""
+    if not owner.flags.writeable or owner.base is None:
+        return owner.flags.writeable
+    try:
+        return not memoryview(owner.base).readonly  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 def unlock(array: Array) -> None:

@@ -39,7 +39,7 @@ def test_list(capsys):
 def test_check(capsys):
     assert main(["derive", "--check", "--draws", "1"]) == 0
     out = capsys.readouterr().out
-    assert any(line.split()[:4] == ["attention", "k", "6", "7"] for line in out.splitlines())
+    assert any(line.split()[:4] == ["attention", "k", "6", "8"] for line in out.splitlines())
     assert out.splitlines()[-1].endswith(": all agree")
 
 

@@ -644,7 +644,7 @@ def test_rates_by_size(monkeypatch):
     assert found.products == ((2, 3, 4, 2 * 2 * 24.0), (5, 5, 5, 2 * 2 * 125.0))
     assert found.streams == ((1 << 10, 4 * 4096.0), (1 << 12, 4 * 4096.0))
     assert found.machine.gemm == 500.0  # the best of all sizes
-    assert 0 < found.had < 1.5
+    assert found.had > 0
     assert Rates.from_plain(json.loads(json.dumps(found.plain()))) == found
 
 

@@ -160,7 +160,7 @@ def test_unfolded_boxes_stand_in_their_frames_and_apart_from_each_other(browser,
             page.locator(".box.group").first.evaluate("(box) => box.click()")
         areas = "(all) => all.map((e) => [e.dataset.key, e.getBoundingClientRect().toJSON()])"
         boxes, frames = page.locator(".box").evaluate_all(areas), page.locator(".frame").evaluate_all(areas)
-        assert (len(boxes), len(frames)) == (53, 18)
+        assert (len(boxes), len(frames)) == (53, 20)
         inside = dict.fromkeys((key for key, _ in frames), 0)
         for number, (_, a) in enumerate(boxes):
             for _, b in boxes[:number]:

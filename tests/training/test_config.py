@@ -68,6 +68,7 @@ def test_a_resumed_run_may_become_longer_but_not_another():
 def test_rates_and_heads_that_are_not_given_suit_the_optimiser_and_the_width():
     assert [TrainConfig(optimizer=o, warmup=0).rate(0) for o in ("muon", "adamw")] == [0.02, 0.003]
     assert TrainConfig(learning_rate=0.5, warmup=0).rate(0) == 0.5
+    assert TrainConfig(model="bert", warmup=0).rate(0) == TrainConfig(warmup=0).rate(0) / 4
     assert TrainConfig(steps=20, warmup=50, schedule="constant").rate(4) > TrainConfig(steps=20).rate(3)
     assert TrainConfig(steps=20, warmup=50, schedule="constant", learning_rate=1.0).rate(4) == 1.0
     heads = {channels: model_config(TrainConfig(channels=channels), 300).heads for channels in (96, 64, 100, 8, 50)}

@@ -35,7 +35,8 @@ def biased_attention(q, k, v, bias, mask=None, causal=False, scale=None):
     Saves what `attention` does; of the bias nothing, as the probabilities p tell all. The scores are a sum, so the bias
     receives their gradient as it is, and q and k receive what they do without a bias::
 
-        ds = p (dp - rowsum(dy y)), dp = dy v^T     dbias = ds     dq = scale ds k     dk = scale ds^T q     dv = p^T dy
+        dp = dy v^T     ds = p (dp - rowsum(dy y))     dbias = ds     dq = scale ds k     dk = scale ds^T q
+        dv = p^T dy
 
     summed over what the bias is broadcast along, such as the batch. Where a query may not attend, ``p = 0``, and so is
     the gradient of the bias. Numerics: those of `attention`. Cost: one pass over (B, H, T, S) more forward, one

@@ -23,6 +23,10 @@ Architecture = Literal["gpt", "llama", "bert", "t5"]
 RATES = {"adamw": 3e-3, "adam": 3e-3, "sgd": 0.1, "muon": 0.02}
 """Peak learning rates that suit small models."""
 
+SLOWER = {"bert": 0.25, "t5": 0.25}
+"""What they are multiplied by for models whose targets are a few of the tokens: at the full rate a small BERT never gets
+beyond the frequencies of tokens."""
+
 MAY_CHANGE = ("steps", "validate_every", "sample_every", "checkpoint_every")
 """What may be set anew when a run is resumed."""
 
@@ -61,7 +65,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "adam", "sgd", "muon"] = "muon"
     """Which optimiser updates the weights."""
     learning_rate: float = 0.0
-    """Peak learning rate; 0 takes one that suits the optimiser."""
+    """Peak learning rate; 0 takes one that suits the optimiser and the model."""
     schedule: Schedule = "linear"
     """Course of the learning rate after warm-up; wsd is warmup-stable-decay."""
     warmup: int = 50
@@ -116,7 +120,7 @@ class TrainConfig:
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        peak = self.learning_rate or RATES[self.optimizer]
+        peak = self.learning_rate or RATES[self.optimizer] * SLOWER.get(self.model, 1)
         return peak * rate_factor(self.schedule, step, self.steps, min(self.warmup, self.steps // 5))
 
     def resumed_with(self, asked: TrainConfig, given: Collection[str] | None = None) -> Self:
