@@ -24,8 +24,8 @@ RATES = {"adamw": 3e-3, "adam": 3e-3, "sgd": 0.1, "muon": 0.02}
 """Peak learning rates that suit small models."""
 
 SLOWER = {"bert": 0.25, "t5": 0.25}
-"""What they are multiplied by for models whose targets are a few of the tokens: at the full rate a small BERT never gets
-beyond the frequencies of tokens."""
+"""What they are multiplied by for models whose targets are a few of the tokens: at the full rate, a small BERT never
+gets beyond how frequent each token is."""
 
 MAY_CHANGE = ("steps", "validate_every", "sample_every", "checkpoint_every")
 """What may be set anew when a run is resumed."""
