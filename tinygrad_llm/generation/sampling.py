@@ -105,34 +105,44 @@ def probabilities(logits: Array) -> Array:
     return weights
 
 
-def choose(logits: Array, sampling: Sampling, history: Sequence[int], uniform: float) -> int:
-    """One token id. `uniform`, drawn from [0, 1), decides by the inverse of the cumulative distribution.
+def adjusted(logits: Array, sampling: Sampling, history: Sequence[int]) -> Array:
+    """The logits, in float64, whose softmax is what is drawn from: -inf where a token is impossible.
 
-    In order: repetition penalty, temperature, top-k, top-p, min-p.
+    In order: repetition penalty, temperature, top-k, top-p, min-p. Temperature 0 leaves the likeliest token.
     """
     if not np.isfinite(logits.max()):
         raise ValueError("generate: the model's logits are not finite: its weights are damaged, or training diverged")
     if sampling.repetition_penalty != 1:
         logits = penalize_repetition(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return only(np.array([logits.argmax()]), logits)
     logits = np.subtract(logits, logits.max(), dtype=np.float64)
     logits /= sampling.temperature
-    if not (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
-        return draw(logits, uniform)
     if sampling.top_k:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:
         logits = keep_top_p(logits, sampling.top_p)
     if sampling.min_p > 0:
         logits = keep_min_p(logits, sampling.min_p)
+    return logits
+
+
+def choose(logits: Array, sampling: Sampling, history: Sequence[int], uniform: float) -> int:
+    """One token id. `uniform`, drawn from [0, 1), decides by the inverse of the cumulative distribution."""
+    logits = adjusted(logits, sampling, history)
+    if sampling.temperature and not (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
+        return draw(logits, uniform)
     ids = np.flatnonzero(logits > -np.inf)  # as a rule few
     return int(ids[draw(logits[ids], uniform)])
 
 
 def draw(logits: Array, uniform: float) -> int:
     """The token at which the sum of the probabilities of all tokens up to it exceeds `uniform`."""
-    cumulative = probabilities(logits)
-    np.cumsum(cumulative, out=cumulative)
+    return draw_from(probabilities(logits), uniform)
+
+
+def draw_from(weights: Array, uniform: float) -> int:
+    """The same from probabilities, which need not add up to 1."""
+    cumulative = np.cumsum(weights)
     # the last sum may be a rounding error away from 1, and must not make a token of probability 0 reachable
     return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
