@@ -1,5 +1,7 @@
 """Encoding and decoding, on arbitrary text."""
 
+import copy
+import pickle
 import time
 from itertools import pairwise
 
@@ -175,3 +177,16 @@ def test_the_digest_sees_every_part_that_decides_the_ids():
     first, second = (Tokenizer(tokens, merges, {}, "own") for merges in orders)
     assert first.encode("abc").tolist() != second.encode("abc").tolist()
     assert first.digest != second.digest
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
+def test_copies_and_pickles_share_no_memory_with_the_original(make):
+    text = "the cat sat on the mat, the cat sat " * 40
+    original = Tokenizer.train([text], 300)
+    expected = original.encode(text)
+    made = make(original)
+    assert made.digest == original.digest
+    assert made.conventions == original.conventions
+    assert made._encoder is not original._encoder
+    del original
+    np.testing.assert_array_equal(made.encode(text), expected)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from os import PathLike
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -320,6 +320,12 @@ class Tokenizer:
         if self.vocabulary.normal_form:
             content.append(self.vocabulary.normal_form)
         return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode("utf-8")).hexdigest()
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[Any, ...]]:
+        """Copies and pickles are made anew: the encoder has memory that only its own numbers point to."""
+        v = self.vocabulary
+        given = v.tokens, v.merges, self.special_tokens, v.pattern, v.whole_words, v.normal_form, self.conventions
+        return type(self), given
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, merges={len(self.merges)}, pattern={self.pattern!r})"
