@@ -22,6 +22,7 @@ seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from([np.float32, np.float64])
 masks = st.sampled_from([None, "padding", "nothing", "boolean", "rows", "added", "added64", "column"])
 scales = st.sampled_from([None, 0.3, -1.0, 0.0])
+windows = st.sampled_from([0, 1, 2, 5, 31, 33, 64, 65, 90, 200])
 
 
 def laid_out(x, layout):
@@ -82,16 +83,8 @@ def double(*arrays):
     return [a.astype(np.float64) for a in arrays]
 
 
-@given(few, few, few, lengths, lengths, widths, widths, masks, st.booleans(), scales, dtypes, st.booleans(), seeds)
-@example(2, 2, 2, 70, 97, 33, 40, None, True, None, np.float32, True, 0)
-@example(1, 1, 2, 130, 65, 16, 8, None, True, None, np.float64, True, 0)
-@example(2, 1, 1, 65, 130, 17, 32, "padding", True, 0.3, np.float64, False, 1)
-@example(1, 2, 1, 33, 64, 8, 33, "added", False, None, np.float32, True, 2)
-@example(2, 2, 1, 40, 70, 8, 8, "boolean", True, None, np.float64, True, 3)
-@example(1, 3, 1, 9, 8, 3, 3, "nothing", True, None, np.float64, False, 4)
-def test_equals_the_reference(
-    batch, kv_heads, group, queries, keys, width, value_width, kind, causal, scale, dtype, cut, seed
-):
+def agree(batch, kv_heads, group, queries, keys, width, value_width, kind, causal, window, scale, dtype, cut, seed):
+    """Kernel and reference have the same y and gradients, and y is 0 where there is nothing to see."""
     rng = np.random.default_rng(seed)
     heads = kv_heads * group
     shapes = (batch, heads, queries, width), (batch, kv_heads, keys, width), (batch, kv_heads, keys, value_width)
@@ -102,8 +95,8 @@ def test_equals_the_reference(
     mask = a_mask(rng, kind, batch, heads, queries, keys, dtype)
     before = [a.copy() for a in (q, k, v, dy)]
     with mock.patch.object(kernels, "LEAST_QUERIES", 32 if cut else 256):
-        found = both(attention.kernel, q, k, v, mask, causal, scale, dy=dy)
-    expected = both(attention.reference, *double(q, k, v), mask, causal, scale, dy=dy.astype(np.float64))
+        found = both(attention.kernel, q, k, v, mask, causal, scale, window, dy=dy)
+    expected = both(attention.reference, *double(q, k, v), mask, causal, scale, window, dy=dy.astype(np.float64))
     compare(found, expected, max(keys, width, value_width, queries * group), dtype)
     for a, b in zip((q, k, v, dy), before, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -114,9 +107,40 @@ def test_equals_the_reference(
             else np.broadcast_to(mask, (batch, heads, queries, keys))
         )
         seen = blind & ~(causal & ~np.tri(queries, keys, keys - queries, dtype=bool))
+        if window:
+            seen &= ~np.tri(queries, keys, keys - queries - window, dtype=bool)
         nothing = ~seen.any(-1)
         assert not found[0][nothing].any()
         assert not found[1][nothing].any()
+
+
+@given(few, few, few, lengths, lengths, widths, widths, masks, st.booleans(), scales, dtypes, st.booleans(), seeds)
+@example(2, 2, 2, 70, 97, 33, 40, None, True, None, np.float32, True, 0)
+@example(1, 1, 2, 130, 65, 16, 8, None, True, None, np.float64, True, 0)
+@example(2, 1, 1, 65, 130, 17, 32, "padding", True, 0.3, np.float64, False, 1)
+@example(1, 2, 1, 33, 64, 8, 33, "added", False, None, np.float32, True, 2)
+@example(2, 2, 1, 40, 70, 8, 8, "boolean", True, None, np.float64, True, 3)
+@example(1, 3, 1, 9, 8, 3, 3, "nothing", True, None, np.float64, False, 4)
+def test_equals_the_reference(
+    batch, kv_heads, group, queries, keys, width, value_width, kind, causal, scale, dtype, cut, seed
+):
+    agree(batch, kv_heads, group, queries, keys, width, value_width, kind, causal, 0, scale, dtype, cut, seed)
+
+
+@given(few, few, few, lengths, lengths, widths, masks, windows, dtypes, st.booleans(), seeds)
+@example(1, 1, 1, 130, 130, 8, None, 1, np.float32, True, 0)
+@example(1, 2, 2, 130, 130, 17, None, 2, np.float64, True, 1)
+@example(2, 1, 2, 97, 130, 8, None, 33, np.float32, False, 2)
+@example(1, 1, 1, 130, 70, 16, None, 31, np.float64, True, 3)
+@example(1, 2, 1, 70, 97, 8, "padding", 5, np.float64, False, 4)
+@example(1, 1, 2, 97, 97, 8, "added", 31, np.float32, True, 5)
+@example(2, 1, 1, 65, 130, 3, "boolean", 65, np.float64, False, 6)
+@example(1, 1, 1, 64, 64, 8, None, 200, np.float64, False, 7)
+@example(1, 1, 1, 1, 130, 8, None, 2, np.float32, False, 8)
+def test_equals_the_reference_with_a_window(
+    batch, kv_heads, group, queries, keys, width, kind, window, dtype, cut, seed
+):
+    agree(batch, kv_heads, group, queries, keys, width, width, kind, True, window, None, dtype, cut, seed)
 
 
 @given(few, st.sampled_from([1, 9, 33, 70]), few, st.sampled_from([1, 8, 17, 32]), masks, st.booleans(), dtypes, seeds)
@@ -157,31 +181,46 @@ def test_nan_and_infinity_spread_as_in_the_reference(where, value, dtype, seed):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)  # which are infinite, and that the others are near
 
 
-@given(st.sampled_from(["q", "k", "v"]), st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(0, 69), seeds)
-def test_nan_and_infinity_of_visible_tokens_are_not_lost(where, value, place, seed):
+places = st.integers(0, 69)
+
+
+@given(st.sampled_from(["q", "k", "v"]), st.sampled_from([np.nan, np.inf, -np.inf]), places, windows, seeds)
+def test_nan_and_infinity_of_visible_tokens_are_not_lost(where, value, place, window, seed):
     rng = np.random.default_rng(seed)
     arrays = {name: rng.standard_normal((1, 1, 70, 8)) for name in ("q", "k", "v")}
     arrays[where][0, 0, place, 3] = value
     q, k, v = arrays.values()
     with np.errstate(invalid="ignore"):
-        y = attention.kernel(q, k, v, causal=True)[0]
-        whole = attention.reference(q, k, v, causal=True)[0]
+        y = attention.kernel(q, k, v, causal=True, window=window)[0]
+        whole = attention.reference(q, k, v, causal=True, window=window)[0]
         for t in range(70):
-            alone = attention.reference(q[:, :, t : t + 1], k[:, :, : t + 1], v[:, :, : t + 1])[0]
+            seen = slice(max(0, t + 1 - (window or 70)), t + 1)
+            alone = attention.reference(q[:, :, t : t + 1], k[:, :, seen], v[:, :, seen])[0]
             assert np.isnan(y[:, :, t : t + 1])[np.isnan(alone)].all()
     spared = np.isfinite(whole)
     np.testing.assert_allclose(y[spared], whole[spared], rtol=1e-12, atol=1e-13)
 
 
+def test_keys_before_the_window_are_not_read():
+    q, k, v, dy = np.random.default_rng(0).standard_normal((4, 1, 1, 300, 8))
+    k[:, :, :160], v[:, :, :160] = np.nan, np.nan
+    found = both(attention.kernel, q, k, v, causal=True, window=30, dy=dy)
+    last = [a[:, :, 224:] for a in (q, k, v, dy)]  # whose keys lie in other blocks, all of them
+    expected = both(attention.reference, last[0], *(a[:, :, 195:] for a in (k, v)), None, True, None, 30, dy=last[3])
+    np.testing.assert_allclose(found[0][:, :, 224:], expected[0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(found[1][:, :, 224:], expected[1], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("window", [0, 20])
 @pytest.mark.parametrize("least", [32, 256])
-def test_three_threads_give_the_same_bits(monkeypatch, least):
+def test_three_threads_give_the_same_bits(monkeypatch, least, window):
     monkeypatch.setattr(kernels, "LEAST_WORK", 1)
     monkeypatch.setattr(kernels, "LEAST_QUERIES", least)
     q, k, v, dy = np.random.default_rng(0).standard_normal((4, 2, 3, 70, 17)).astype(np.float32)
     monkeypatch.setattr(threads, "_threads", 1)
-    one = both(attention.kernel, q, k, v, causal=True, dy=dy)
+    one = both(attention.kernel, q, k, v, causal=True, window=window, dy=dy)
     monkeypatch.setattr(threads, "_threads", 3)
-    for a, b in zip(one, both(attention.kernel, q, k, v, causal=True, dy=dy), strict=True):
+    for a, b in zip(one, both(attention.kernel, q, k, v, causal=True, window=window, dy=dy), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -227,6 +266,11 @@ def test_what_is_declined_and_what_is_refused():
         attention.kernel(x, x, x, np.ones((2, 3), bool))
     with pytest.raises(TypeError, match=r"attention: a mask is boolean .* or floating .*, not int64"):
         attention.kernel(x, x, x, np.ones((3, 3), np.int64))
+    for window in (-1, 2.0):
+        with pytest.raises(ValueError, match=r"attention: window=.*: expected a whole number"):
+            attention.kernel(x, x, x, causal=True, window=window)
+    with pytest.raises(ValueError, match="causal attention with it"):
+        attention.kernel(x, x, x, window=2)
     assert self_attention.kernel(np.ones((2, 3, 6), complex), 2) is NotImplemented
     assert self_attention.kernel(np.ones((2, 0, 6)), 2) is NotImplemented
     with pytest.raises(ValueError, match=r"self_attention: qkv \(2, 3, 6\), heads 4: expected"):

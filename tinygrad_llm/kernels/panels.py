@@ -80,26 +80,26 @@ def copy_scaled(x, y, factor):
 
 
 @compiled(inline=True, reorder=True)
-def exponentials(scores, low, high, columns, top, total):
+def exponentials(scores, low, high, first, end, top, total):
     """Make the scores of rows low to high ``exp(score - top)``, with the maximum and the sum of each row in `top` and
     `total`. Of nothing but -inf: 0 and 0.
 
-    `columns` is a whole number of blocks: with loops of one length nothing is left to be done one by one. Each step
+    Columns first to end are whole blocks: with loops of one length nothing is left to be done one by one. Each step
     is taken in all rows before the next, since a processor works on several rows at once if none waits for itself.
     """
     step = block_columns(scores)
     for i in range(low, high):
-        most = largest(row_of(scores, i)[:columns])
+        most = largest(row_of(scores, i)[first:end])
         top[i] = most if most > -np.inf else scores.dtype.type(0)
     for i in range(low, high):
-        row, most = row_of(scores, i), top[i]
-        for begin in range(0, columns, step):
+        row, most = row_of(scores, i)[first:end], top[i]
+        for begin in range(0, end - first, step):
             part = row[begin : begin + step]
             for s in range(step):
                 part[s] = exp(part[s] - most)
     for i in range(low, high):
-        row, sum = row_of(scores, i), scores.dtype.type(0)
-        for s in range(columns):
+        row, sum = row_of(scores, i)[first:end], scores.dtype.type(0)
+        for s in range(end - first):
             sum += row[s]
         total[i] = sum
 

@@ -6,8 +6,8 @@ scores of a block with all its keys become exponentials in place, and the sum of
 row are kept the maximum `top` and the factor ``weight = 1/sum``: from them the vjp recomputes
 ``p = exp(scores - top) weight``, block by block, as Dao et al. 2022 (arXiv:2205.14135) do. Memory is linear in T.
 
-What causality hides is not computed, but for the corners of blocks. A NaN or an infinity in a value that no query may
-see therefore need not spread as it does in the reference, where it is multiplied by 0.
+What causality or a window hides is not computed, but for the corners of blocks. A NaN or an infinity in a value that
+no query may see therefore need not spread as it does in the reference, where it is multiplied by 0.
 
 An array comes as its place, ``(address, *strides)`` of (B, H, T, D): see `matrix_at`.
 """
@@ -33,7 +33,7 @@ from tinygrad_llm.kernels.panels import (
     rounded,
 )
 from tinygrad_llm.kernels.vector import ROWS, allocate, block_columns, matrix_at, row_of, rows_from
-from tinygrad_llm.ops.scaled_attention import attention, check_mask, check_shapes
+from tinygrad_llm.ops.scaled_attention import attention, check_mask, check_shapes, check_window
 
 QUERIES = 32
 """Query rows of a block: a multiple of `ROWS`."""
@@ -46,6 +46,12 @@ KEYS = 64
 def visible(t, queries, keys, causal):
     """How many keys, from the first, query t may see."""
     return min(max(keys - queries + t + 1, 0), keys) if causal else keys
+
+
+@compiled(inline=True)
+def earliest(t, queries, keys, window):
+    """The first key that query t may see: the window has all `keys` where there is none."""
+    return max(keys - queries + t + 1 - window, 0)
 
 
 @compiled(inline=True)
@@ -68,7 +74,7 @@ def add_row(x, y):
 
 
 @compiled
-def attention_forward(low, high, parts, sizes, q, k, v, mask, masked, causal, scale, y, top, weight):
+def attention_forward(low, high, parts, sizes, q, k, v, mask, masked, causal, window, scale, y, top, weight):
     """Units (batch, key head, part); a part takes every parts-th block of queries."""
     heads, kv_heads, queries, keys, width, value_width = sizes
     step = block_columns(top)
@@ -88,13 +94,15 @@ def attention_forward(low, high, parts, sizes, q, k, v, mask, masked, causal, sc
             for start in range(part * QUERIES, queries, parts * QUERIES):
                 end = min(start + QUERIES, queries)
                 copy_rows(part_of(q, batch, head, start, end, width, top), rows, scale)
-                for s in range(0, visible(end - 1, queries, keys, causal), step):
+                before = earliest(start, queries, keys, window) // step * step
+                for s in range(before, visible(end - 1, queries, keys, causal), step):
                     panel = rows_from(panels, s // step * width)
                     above = first_row(s, start, queries, keys, causal)
                     multiply(rows, above, end - start, panel, 0, width, step, scores, 0, s, False)
                 added = part_of(mask, batch, head, start, end, keys, top)
                 for i in range(0, end - start, ROWS):
                     last = min(start + i + ROWS, end)
+                    before = earliest(start + i, queries, keys, window) // step * step
                     depth = visible(last - 1, queries, keys, causal)
                     padded = rounded(depth, step)
                     for t in range(start + i, last):
@@ -102,9 +110,10 @@ def attention_forward(low, high, parts, sizes, q, k, v, mask, masked, causal, sc
                         seen = visible(t, queries, keys, causal)
                         if masked:
                             add_row(row[:seen], row_of(added, t - start))
+                        fill(row[before : earliest(t, queries, keys, window)], hidden)
                         fill(row[seen:padded], hidden)
-                    exponentials(scores, i, last - start, padded, tops, weights)
-                    multiply(scores, i, i + ROWS, values, 0, depth, columns, means, 0, 0, False)
+                    exponentials(scores, i, last - start, before, padded, tops, weights)
+                    multiply(scores, i, i + ROWS, values, before, depth, columns, means, 0, 0, False)
                 copy_weighted(means, weights, part_of(y, batch, head, start, end, value_width, top))
                 for i in range(end - start):
                     top[batch, head, start + i], weight[batch, head, start + i] = tops[i], weights[i]
@@ -121,7 +130,9 @@ def copy_weighted(means, weights, y):
 
 
 @compiled
-def attention_backward(low, high, parts, sizes, q, k, v, mask, masked, causal, scale, y, top, weight, dy, dq, dk, dv):
+def attention_backward(
+    low, high, parts, sizes, q, k, v, mask, masked, causal, window, scale, y, top, weight, dy, dq, dk, dv
+):
     """Units as forward; dk and dv have the parts in front, since every part adds to all keys."""
     heads, kv_heads, queries, keys, width, value_width = sizes
     step = block_columns(top)
@@ -158,8 +169,8 @@ def attention_backward(low, high, parts, sizes, q, k, v, mask, masked, causal, s
                     along[i] = inner(row_of(outputs, i), row_of(dy_rows, i))
                 added = part_of(mask, batch, head, start, end, keys, top)
                 dq_rows[:] = 0
-                whole = visible(end - 1, queries, keys, causal)
-                for first in range(0, whole, KEYS):
+                before, whole = earliest(start, queries, keys, window), visible(end - 1, queries, keys, causal)
+                for first in range(before // KEYS * KEYS, whole, KEYS):
                     last = min(first + KEYS, whole)
                     padded = rounded(last - first, step)
                     for s in range(first, last, step):
@@ -172,9 +183,12 @@ def attention_backward(low, high, parts, sizes, q, k, v, mask, masked, causal, s
                         t = start + i
                         p_row, ds_row = row_of(p, i), row_of(ds, i)
                         seen = min(max(visible(t, queries, keys, causal) - first, 0), KEYS)
+                        passed = min(max(earliest(t, queries, keys, window) - first, 0), KEYS)
                         if masked:
                             add_row(p_row[:seen], row_of(added, i)[first:])
+                        fill(p_row[:passed], hidden)
                         fill(p_row[seen:padded], hidden)
+                        fill(ds_row[:passed], zero)
                         fill(ds_row[seen:padded], zero)
                         score_gradients(p_row[:padded], ds_row, top[batch, head, t], weight[batch, head, t], along[i])
                     for s in range(first, last, ROWS):
@@ -230,10 +244,11 @@ def heads_first(batch, heads, rows, width, dtype):
 class Heads:
     """One call of the compiled functions: sizes, how the work is cut, and what the vjp needs."""
 
-    def __init__(self, q, k, v, mask, causal, scale):
+    def __init__(self, q, k, v, mask, causal, scale, window=0):
         batch, heads, queries, width = q.shape
         kv_heads, keys = k.shape[1:3]
         self.q, self.k, self.v, self.causal = rows_in_place(q), rows_in_place(k), rows_in_place(v), bool(causal)
+        self.window = min(window or keys, keys)
         self.scale = q.dtype.type(1 / math.sqrt(width) if scale is None else scale)
         self.mask = None
         if mask is not None:
@@ -244,15 +259,16 @@ class Heads:
         # few heads are cut into parts, the same for any number of threads, which the sums over parts depend on
         self.parts = max(1, min(PARTS // (batch * kv_heads), queries // LEAST_QUERIES))
         self.units = batch * kv_heads * self.parts
-        work = heads // kv_heads * queries * keys * (width + v.shape[3]) // self.parts
+        work = heads // kv_heads * queries * min(keys, self.window + QUERIES) * (width + v.shape[3]) // self.parts
         self.least = max(1, LEAST_WORK // work)
 
     def run(self, function, y, *others):
         """Share the units out over the threads."""
         mask = self.q[:1, :1] if self.mask is None else self.mask  # any place will do if there is no mask
-        given = place(self.q), place(self.k), place(self.v), place(mask), self.mask is not None, self.causal, self.scale
+        given = place(self.q), place(self.k), place(self.v), place(mask), self.mask is not None
+        seen = self.causal, self.window, self.scale
         arrays = (place(y), self.top, self.weight, *map(place, others))
-        threads.run(function, self.units, self.parts, self.sizes, *given, *arrays, least=self.least)
+        threads.run(function, self.units, self.parts, self.sizes, *given, *seen, *arrays, least=self.least)
 
     def forward(self, y):
         """Write y (B, H, T, D) into an array of contiguous rows."""
@@ -284,11 +300,12 @@ LEAST_WORK = 1 << 20
 
 @attention.kernel
 def _(q, k, v, mask=None, causal=False, scale=None, window=0):
-    if window or not same_float(q, k, v) or not q.size * k.size * v.size:
+    if not same_float(q, k, v) or not q.size * k.size * v.size:
         return NotImplemented
     check_shapes(q, k, v)
+    check_window(window, causal)
     batch, heads, queries, _ = q.shape
-    call = Heads(q, k, v, mask, causal, scale)
+    call = Heads(q, k, v, mask, causal, scale, int(window))
     y = heads_first(batch, heads, queries, v.shape[3], q.dtype)
     call.forward(y)
 
