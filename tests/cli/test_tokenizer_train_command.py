@@ -60,7 +60,8 @@ def test_bytes_that_are_not_utf8_are_an_error_or_replaced(tmp_path, capsys):
     path.write_bytes(b"abc \xff abc")
     status, _, error = train(capsys, "--data", path, "--out", out)
     assert status == 1
-    assert "bad.txt: not UTF-8 text: invalid start byte at byte 4" in error
+    assert "bad.txt: not UTF-8 text: invalid start byte at byte 4; convert it to UTF-8 first, or" in error
+    assert "--errors replace" in error
     assert not out.exists()
     assert train(capsys, "--data", path, "--errors", "replace", "--out", out)[0] == 0
     assert b" \xef\xbf\xbd" in Tokenizer.load(out).vocabulary.tokens

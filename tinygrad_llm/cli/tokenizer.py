@@ -12,8 +12,9 @@ from typing import Annotated, Literal, cast
 from cyclopts import App, Parameter
 
 from tinygrad_llm.cli.console import plain_console
-from tinygrad_llm.data import TextFiles
+from tinygrad_llm.data import DataError, TextFiles
 from tinygrad_llm.files import atomic_write
+from tinygrad_llm.generation.loading import find_model
 from tinygrad_llm.study.lookup import refuse_existing
 from tinygrad_llm.study.tokens.compression import compression_table, count_files
 from tinygrad_llm.study.tokens.document import tokens_page
@@ -81,15 +82,13 @@ def train(
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise ValueError(f"{out}: --out needs a file name in a folder that exists")
     console, corpus, explained = plain_console(), read_corpus(data, errors), list[Learned]()
-    tokenizer = train_tokenizer(
-        (document.text for document in corpus),
-        vocab_size,
-        pattern,
-        console,
-        corpus.size() if isinstance(corpus, TextFiles) else None,
-        min_count,
-        explained.append,
-    )
+    size = corpus.size() if isinstance(corpus, TextFiles) else None
+    texts = (document.text for document in corpus)
+    try:
+        tokenizer = train_tokenizer(texts, vocab_size, pattern, console, size, min_count, explained.append)
+    except DataError as error:
+        replaceable = errors == "strict" and "not UTF-8" in str(error)
+        raise ValueError(f"{error}{', or take it as it is with --errors replace' if replaceable else ''}") from None
     tokenizer.save(out)
     if shown:
         for line in learned_table(tokenizer, explained[0], shown):
@@ -236,7 +235,7 @@ def _count(number: int, what: str) -> str:
 def _load(path: Path) -> Tokenizer:
     """The tokenizer in a file or a folder; if there is none, the error says how to get one."""
     try:
-        return Tokenizer.load(path)
+        return Tokenizer.load(find_model(path))
     except FileNotFoundError as error:
         what = str(error) if error.strerror is None else f"{path}: no such file or folder"
         raise ValueError(

@@ -102,9 +102,9 @@ class Tokenizer:
     ) -> Tokenizer:
         """Learn a vocabulary of `vocab_size` tokens from texts, which are read once, one after the other.
 
-        `pattern` is "own", "gpt2", "cl100k" or a regular expression (see `pretokenize`). Special tokens get ids 0, 1,
-        ...; their names are ordinary text in `texts`. `progress(done, total)` counts merges. If the texts have no pair
-        left to merge that stands in them `min_count` times, the vocabulary stays smaller: compare `vocab_size` of the
+        `pattern` is one of `PATTERNS` or a regular expression (see `pretokenize`). Special tokens get ids 0, 1, ...;
+        their names are ordinary text in `texts`. `progress(done, total)` counts merges. If the texts have no pair left
+        to merge that stands in them `min_count` times, the vocabulary stays smaller: compare `vocab_size` of the
         result. `explain` is given what each merge did. The merges are those of Hugging Face's BpeTrainer (see
         `trainer` for ties), whose `min_frequency` is `min_count`.
         Raises ValueError if vocab_size < 256 + the number of special tokens, or for a text with a lone surrogate.

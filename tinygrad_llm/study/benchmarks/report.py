@@ -111,7 +111,10 @@ def remarks(results: Results) -> list[str]:
     """What is said below the tables."""
     said = [
         "Times are medians of alternating rounds; all contestants compute in float32 with the same number of threads, "
-        "each in a process of its own, and only if they give the same results (weights of fewer bits excepted).",
+        "each in a process of its own, and only if they give the same results (weights of fewer bits excepted)."
+        if any(row.group != "tokenizer" for row in results.rows)
+        else "Times are medians of alternating rounds; contestants are in processes of their own, and only those that "
+        "give the same ids take part. In a batch, some use threads of their own.",
         "Limit: the operations of the matrix products at the measured rate of products, or the bytes that must be "
         "moved at the measured bandwidth of memory, whichever takes longer. Above 100 % the arrays were in a cache.",
         "Operations of a training step: 6 x parameters in matrix products x tokens + 12 L C T x tokens / 2 (causal "
