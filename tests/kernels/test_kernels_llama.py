@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tinygrad_llm import threads, use_backend
 from tinygrad_llm.generation import KVCache
 from tinygrad_llm.models import Llama, LlamaConfig
 from tinygrad_llm.models.llama import through_blocks
-from tinygrad_llm.nn import LayerNorm, Parameter, QuantizedLinear, quantize
+from tinygrad_llm.models.rotary_scaling import RotaryScaling
+from tinygrad_llm.nn import LayerNorm, Parameter, QuantizedLinear, RMSNorm, quantize
 from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.tape import no_grad
 
@@ -21,6 +22,9 @@ from tinygrad_llm.kernels import llama as kernels
 
 KINDS = ("float32", "int8", "int4")
 CONFIG = LlamaConfig(vocab_size=11, context=9, channels=24, layers=2, heads=6, kv_heads=2, feed_forward=20)
+SCALING = RotaryScaling("yarn", factor=4.0, original_context=3)
+FULL = replace(CONFIG, qkv_bias=True, qk_norm=True, rotary_scaling=SCALING, window=4)
+"""With all that newer models have."""
 STEPS = 6
 """Tokens of the tests; the first are a prompt."""
 
@@ -63,8 +67,17 @@ def vector(config, seed=0, scale=1.0):
 
 
 configs = st.builds(
-    lambda kv, shared, pairs, layers, width, base: LlamaConfig(
-        11, 9, 2 * pairs * kv * shared, layers, kv * shared, kv, width, base
+    lambda kv, shared, pairs, layers, width, base, channels, **options: LlamaConfig(
+        11,
+        9,
+        channels or 2 * pairs * kv * shared,
+        layers,
+        kv * shared,
+        kv,
+        width,
+        base,
+        head_channels=2 * pairs if channels else 0,
+        **options,
     ),
     st.integers(1, 3),
     st.integers(1, 3),
@@ -72,11 +85,25 @@ configs = st.builds(
     st.integers(1, 2),
     st.sampled_from([1, 7, 16, 33, 64, 97]),
     st.sampled_from([100.0, 10000.0]),
+    st.sampled_from([0, 0, 5, 70]),
+    rotary_scaling=st.sampled_from(
+        [None, RotaryScaling("linear", 3.0), RotaryScaling("llama3", 8.0, 5, 1.0, 4.0), SCALING]
+    ),
+    window=st.sampled_from([0, 0, 1, 2, 5, 20]),
+    qkv_bias=st.booleans(),
+    qk_norm=st.booleans(),
 )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(config=configs, seed=st.integers(0, 2**32 - 1), count=st.sampled_from([1, 3]))
+@example(config=CONFIG, seed=0, count=3)
+@example(config=FULL, seed=0, count=3)
+@example(config=replace(CONFIG, qkv_bias=True), seed=1, count=3)
+@example(config=replace(CONFIG, qk_norm=True), seed=2, count=1)
+@example(config=replace(CONFIG, window=2), seed=3, count=3)
+@example(config=replace(CONFIG, rotary_scaling=SCALING), seed=4, count=1)
+@example(config=replace(FULL, channels=70, head_channels=2, heads=1, kv_heads=1, feed_forward=1), seed=5, count=1)
 def test_it_is_what_the_blocks_compute(kind, config, seed, count):
     model = built(config, kind, seed)
     ours, theirs = prompted(model), prompted(model)
@@ -105,7 +132,7 @@ def test_it_is_what_the_blocks_compute(kind, config, seed, count):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_threads_gives_the_same_bits(kind):
-    model = built(replace(CONFIG, feed_forward=97), kind)
+    model = built(replace(FULL, feed_forward=97), kind)
     before, found = threads.thread_count(), []
     try:
         for count in (1, 2, 5):
@@ -183,6 +210,28 @@ CHANGES = {
     "a narrower mlp": lambda m, b: setattr(b, "mlp", narrower(m).mlp),
     "a narrower gate": lambda m, b: setattr(b.mlp, "gate", narrower(m).mlp.gate),
     "a shorter gain": lambda m, b: setattr(b.mlp_norm.gain, "data", np.ones(3, np.float32)),
+    "biases in one block": lambda m, b: setattr(b.attention.qkv, "bias", Parameter(np.ones(40, np.float32))),
+    "norms in one block": lambda m, b: vars(b.attention).update(q_norm=RMSNorm(4), k_norm=RMSNorm(4)),
+    "norms of queries": lambda m, b: [setattr(block.attention, "q_norm", RMSNorm(4, 1e-5)) for block in m.blocks],
+    "frequencies in one block": lambda m, b: setattr(b.attention, "frequencies", np.ones(2)),
+    "a window in one block": lambda m, b: setattr(b.attention, "window", 2),
+    "another scale": lambda m, b: setattr(b.attention, "scale", 2.0),
+}
+
+NEWER_CHANGES = {
+    "no bias in one block": lambda m, b: setattr(b.attention.qkv, "bias", None),
+    "no bias in the first block": lambda m, b: setattr(m.blocks[0].attention.qkv, "bias", None),
+    "no norms in one block": lambda m, b: vars(b.attention).update(q_norm=None, k_norm=None),
+    "no norms in the first block": lambda m, b: vars(m.blocks[0].attention).update(q_norm=None, k_norm=None),
+    "no norms of keys": lambda m, b: [setattr(block.attention, "k_norm", None) for block in m.blocks],
+    "other norms": lambda m, b: [setattr(block.attention, "q_norm", LayerNorm(4)) for block in m.blocks],
+    "another eps of keys": lambda m, b: [setattr(block.attention.k_norm, "eps", 0.5) for block in m.blocks],
+    "a shorter bias": lambda m, b: setattr(b.attention.qkv.bias, "data", np.ones(39, np.float32)),
+    "a bias in float64": lambda m, b: setattr(b.attention.qkv.bias, "data", np.ones(40)),
+    "a gain for all heads": lambda m, b: setattr(b.attention.q_norm.gain, "data", np.ones(24, np.float32)),
+    "other frequencies": lambda m, b: setattr(b.attention, "frequencies", np.ones(2)),
+    "no frequencies": lambda m, b: setattr(b.attention, "frequencies", None),
+    "no window": lambda m, b: setattr(b.attention, "window", 0),
 }
 
 
@@ -195,6 +244,42 @@ def test_a_model_of_other_parts_is_declined(change, planned):
         assert step(model, cache, vector(CONFIG)) is not NotImplemented
     CHANGES[change](model, model.blocks[1])
     assert step(model, cache, vector(CONFIG)) is NotImplemented
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["from the first token on", "from the second token on"])
+@pytest.mark.parametrize("change", NEWER_CHANGES)
+def test_a_newer_model_of_other_parts_is_declined(change, planned):
+    model = built(FULL, "float32")
+    cache = prompted(model)
+    if planned:
+        assert step(model, cache, vector(FULL)) is not NotImplemented
+    NEWER_CHANGES[change](model, model.blocks[1])
+    assert step(model, cache, vector(FULL)) is NotImplemented
+
+
+def test_a_model_with_fewer_blocks_than_before():
+    model = built(CONFIG, "float32")
+    ours, theirs = prompted(model), prompted(model)
+    step(model, ours, vector(CONFIG))
+    step(model, theirs, vector(CONFIG))
+    del model.blocks[1], ours.layers[1], theirs.layers[1]
+    y, expected = step(model, ours, vector(CONFIG)), step(model, theirs, vector(CONFIG), through_blocks.reference)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5 * (1 + np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", ["bias", "frequencies"])
+def test_replaced_parts_of_newer_models_are_noticed(name):
+    model = built(FULL, "float32")
+    ours, theirs = prompted(model), prompted(model)
+    for cache, function in ((ours, through_blocks.kernel), (theirs, through_blocks.reference)):
+        step(model, cache, vector(FULL), function)
+    for block in model.blocks:
+        if name == "bias":
+            block.attention.qkv.bias.data = block.attention.qkv.bias.data[::-1].copy()
+        else:
+            block.attention.frequencies = block.attention.frequencies * 3
+    y, expected = step(model, ours, vector(FULL)), step(model, theirs, vector(FULL), through_blocks.reference)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5 * (1 + np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -228,17 +313,18 @@ def test_replaced_caches_are_noticed():
     np.testing.assert_array_equal(left, before)
 
 
-def test_replaced_weights_are_noticed():
-    model, cache = built(CONFIG, "float32"), None
+@pytest.mark.parametrize("config", [CONFIG, FULL], ids=["plain", "newer"])
+def test_replaced_weights_are_noticed(config):
+    model, cache = built(config, "float32"), None
     cache = prompted(model)
-    step(model, cache, vector(CONFIG))
-    other = built(CONFIG, "float32", seed=1)
+    step(model, cache, vector(config))
+    other = built(config, "float32", seed=1)
     for mine, new in zip(model.parameters(), other.parameters(), strict=True):
         mine.data = new.data
-    theirs = KVCache(CONFIG, 1)
+    theirs = KVCache(config, 1)
     for mine, copy in zip(cache.layers, theirs.layers, strict=True):
         copy.keys[...], copy.values[...], copy.length = mine.keys, mine.values, mine.length
-    y, expected = (step(m, c, vector(CONFIG, 1)) for m, c in ((model, cache), (other, theirs)))
+    y, expected = (step(m, c, vector(config, 1)) for m, c in ((model, cache), (other, theirs)))
     np.testing.assert_array_equal(y, expected)
 
 

@@ -6,37 +6,24 @@ threads stay: each works on its share of the rows of every matrix, and they `mee
 written. Results do not depend on their number, since no sum is cut.
 
 Weights may be float32, stored as (out, in) as `nn/packing.py` leaves them, or in 8 or 4 bits (see `nn/quantized.py`).
+What is read and written is found by `llama_plan.py`.
 """
 
 from __future__ import annotations
-
-import math
-import operator
-from itertools import chain, pairwise
-from operator import attrgetter
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from tinygrad_llm.generation.cache import LayerKV
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.elementary import exp, sigmoid
+from tinygrad_llm.kernels.llama_plan import BIAS, DOWN, FLOAT, GATE, INT4, INT8, K_NORM, OUT, Q_NORM, QKV, UP, plan_for
 from tinygrad_llm.kernels.meeting import meet, run_together, share
 from tinygrad_llm.kernels.panels import copy_scaled, fill, inner
 from tinygrad_llm.kernels.quantized import product_int4, product_int8, round_row
 from tinygrad_llm.kernels.vector import matrix_at, row_of
-from tinygrad_llm.models.llama import GatedMLP, LlamaBlock, RotaryAttention, through_blocks
-from tinygrad_llm.nn.layers import Linear, RMSNorm
-from tinygrad_llm.nn.quantized import GROUPS, Quantized, QuantizedLinear
+from tinygrad_llm.models.llama import LlamaBlock, through_blocks
 from tinygrad_llm.ops.rotations import cos_and_sin
 from tinygrad_llm.tape import grad_enabled
-
-FLOAT, INT8, INT4 = 0, GROUPS["int8"], GROUPS["int4"]
-"""How weights are stored: for those in fewer bits, how many share a scale."""
-
-QKV, OUT, GATE, UP, DOWN = range(5)
-"""The products of a block, in their order."""
 
 LINE = 16
 """float32 numbers of a cache line, which two threads should not both write to."""
@@ -45,8 +32,15 @@ PIECE = 1 << 18
 """Weights of a block for each thread, below which waiting for each other costs more than it saves."""
 
 
+@compiled(inline=True)
+def vector_at(address, length, like):
+    """The row of float32 numbers at an address."""
+    return row_of(matrix_at(address, 4 * length, 1, length, like), 0)
+
+
 @compiled(inline=True, reorder=True)
 def rms_normed(x, gain, eps, y):
+    """y may be x."""
     square = x.dtype.type(0)
     for c in range(len(x)):
         square += x[c] * x[c]
@@ -109,17 +103,19 @@ def product(kind, place, groups, x, z, steps, totals, first, last, y):
 
 @compiled
 def through_all(
-    thread, count, meeting, kind, maps, gains, stores, sizes, eps, cos, sin, scale, x, qkv, attended, hidden, finite
+    thread, count, meeting, kind, maps, vectors, stores, sizes, eps, cos, sin, scale, x, qkv, attended, hidden, finite
 ):
     """x (C,) becomes what the last block leaves; its keys and values become row `length` of the caches.
 
-    For each layer l: maps[l] are the places of five matrices, gains[l] those of two gains, and stores[l] those of the
-    cached keys and values (Hkv, T, D). qkv, attended and hidden are written by all threads and read by all.
+    For each layer l: maps[l] are the places of five matrices, vectors[l] those of gains and biases, and stores[l] those
+    of the cached keys and values (Hkv, T, D), of which rows from `earliest` on are seen. qkv, attended and hidden are
+    written by all threads and read by all.
     """
-    heads, kv_heads, width, length, capacity = sizes
+    heads, kv_heads, width, earliest, length, capacity = sizes
     channels, features = len(x), len(hidden)
-    normed, part, gate = np.empty(channels, x.dtype), np.empty(len(qkv) + features, x.dtype), np.empty_like(hidden)
-    weights = np.empty(length + 1, x.dtype)
+    normed, gate, part = np.empty_like(x), np.empty_like(hidden), np.empty(len(qkv) + features + channels, x.dtype)
+    seen = length + 1 - earliest
+    weights = np.empty(seen, x.dtype)
     group = max(kind, 1)
     room = (max(channels, features, len(attended)) + 63) // 64 * 64
     z, steps, totals = np.empty(room, np.int16), np.empty(room // group, x.dtype), np.empty(room // group, x.dtype)
@@ -129,18 +125,17 @@ def through_all(
             given = normed
             first, last = share(features if number in (GATE, UP) else channels, LINE, thread, count)
             if number in (QKV, GATE):
-                gain = matrix_at(gains[layer, number // GATE], 4 * channels, 1, channels, x)
-                rms_normed(x, row_of(gain, 0), eps, normed)
+                rms_normed(x, vector_at(vectors[layer, number // GATE], channels, x), eps, normed)
             if number == QKV:
                 first_head, last_head = share(heads + 2 * kv_heads, 1, thread, count)
                 first, last = first_head * width, last_head * width
             elif number == OUT:
                 for head in range(*share(heads, 1, thread, count)):
-                    start = 4 * (head * kv_heads // heads) * capacity * width
-                    k = matrix_at(keys + start, 4 * width, length + 1, width, x)
-                    v = matrix_at(values + start, 4 * width, length + 1, width, x)
+                    start = 4 * (head * kv_heads // heads * capacity + earliest) * width
+                    k = matrix_at(keys + start, 4 * width, seen, width, x)
+                    v = matrix_at(values + start, 4 * width, seen, width, x)
                     here = slice(head * width, (head + 1) * width)
-                    attend(qkv[here], k, v, length + 1, scale, weights, attended[here])
+                    attend(qkv[here], k, v, seen, scale, weights, attended[here])
                 if not meet(meeting, count):
                     return
                 given = attended
@@ -151,8 +146,15 @@ def through_all(
                 finite[0] = False
             product(kind, maps[layer, number], groups, given, z, steps, totals, first, last, part)
             if number == QKV:
+                if vectors[layer, BIAS]:
+                    bias = vector_at(vectors[layer, BIAS], len(qkv), x)
+                    for f in range(last - first):
+                        part[f] += bias[first + f]
                 for head in range(first_head, last_head):
                     made = part[(head - first_head) * width : (head - first_head + 1) * width]
+                    if head < heads + kv_heads and vectors[layer, Q_NORM]:
+                        gain = vectors[layer, Q_NORM if head < heads else K_NORM]
+                        rms_normed(made, vector_at(gain, width, x), eps, made)
                     if head < heads:
                         turned(made, cos, sin, qkv[head * width : (head + 1) * width])
                         continue
@@ -179,128 +181,6 @@ def through_all(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-MAPS = "attention.qkv", "attention.out", "mlp.gate", "mlp.up", "mlp.down"
-UNITS = {"attention": RotaryAttention, "mlp": GatedMLP, "attention_norm": RMSNorm, "mlp_norm": RMSNorm}
-NUMBERS = (
-    "attention.heads",
-    "attention.kv_heads",
-    "attention.base",
-    "attention.frequencies",
-    "attention.scale",
-    "attention.window",
-    "attention.q_norm",
-    "attention.k_norm",
-    "attention_norm.eps",
-    "mlp_norm.eps",
-)
-GAINS = "attention_norm.gain.data", "mlp_norm.gain.data"
-OTHERS = (*(f"{name}.bias" for name in MAPS), *GAINS, *MAPS, *UNITS, *NUMBERS)
-FLOATS = attrgetter(*(f"{name}.weight.data" for name in MAPS), *OTHERS)
-SMALLER = attrgetter(*(f"{name}.weight" for name in MAPS), *OTHERS)
-"""What a block has: five weights, five biases, two gains, five maps, four units, ten numbers. A quantised weight has
-no data."""
-
-ENDS = 0, 5, 10, 12, 17, 21, 31, 33
-"""Where each sort ends; keys and values are the last."""
-
-
-class Plan(NamedTuple):
-    """Where everything is that the blocks of a model read and write for a token."""
-
-    held: list[Any]
-    kind: int | None
-    maps: Any
-    gains: Any
-    stores: Any
-    channels: int
-    features: int
-    weights: int
-
-
-def plan_of(held):
-    """The plan for what blocks and caches have; its kind is None if the compiled function cannot read that."""
-    weights, biases, gains, maps, units, numbers, stores = (
-        [layer[low:high] for layer in held] for low, high in pairwise(ENDS)
-    )
-    kinds = {kind_of(weight) for layer in weights for weight in layer}
-    arrays = [a for group in (*gains, *stores) for a in group]
-    usual = (
-        len(kinds) == 1
-        and None not in kinds
-        and all(bias is None for layer in biases for bias in layer)
-        and all(type(linear) in (Linear, QuantizedLinear) for layer in maps for linear in layer)
-        and all([type(unit) for unit in layer] == [*UNITS.values()] for layer in units)
-        and all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays)
-        and fit_together(weights, maps, gains, numbers, stores)
-    )
-    if not usual:
-        return Plan(held, None, None, None, None, 0, 0, 0)
-    kind = kinds.pop()
-    places = np.array([[[0 if a is None else a.ctypes.data for a in parts(w)] for w in layer] for layer in weights])
-    read, written = (np.array([[a.ctypes.data for a in group] for group in groups]) for groups in (gains, stores))
-    sizes = [matrix_shape(w, linear) for w, linear in zip(weights[0], maps[0], strict=True)]
-    channels, features = sizes[DOWN]
-    return Plan(held, kind, places, read, written, channels, features, sum(map(math.prod, sizes)))
-
-
-def fit_together(weights, maps, gains, numbers, stores):
-    """Whether all layers have the same numbers and sizes, those of the first cache: nothing is checked afterwards."""
-    heads, kv_heads, _, frequencies, _, window, q_norm, k_norm, eps, other_eps = numbers[0]
-    if frequencies is not None or window or q_norm is not None or k_norm is not None:
-        return False
-    _, _, capacity, width = stores[0][0].shape
-    channels, features = matrix_shape(weights[0][DOWN], maps[0][DOWN])
-    expected = [
-        ((heads + 2 * kv_heads) * width, channels),
-        (channels, heads * width),
-        *[(features, channels)] * 2,
-        (channels, features),
-        *[(channels,)] * 2,
-        *[(1, kv_heads, capacity, width)] * 2,
-    ]
-    found = [
-        [*map(matrix_shape, *layer[:2]), *(a.shape for group in layer[2:] for a in group)]
-        for layer in zip(weights, maps, gains, stores, strict=True)
-    ]
-    return len(set(numbers)) == 1 and eps == other_eps and all(shapes == expected for shapes in found)
-
-
-def matrix_shape(weight, linear):
-    """(out, in), however it is stored."""
-    return weight.shape[::-1] if isinstance(weight, np.ndarray) else (len(weight.values), linear.inputs)
-
-
-def parts(weight):
-    """The arrays of a weight: numbers, scales, minimums."""
-    return (weight, None, None) if isinstance(weight, np.ndarray) else weight
-
-
-def kind_of(weight):
-    """`FLOAT`, `INT8` or `INT4`; None for what the compiled function cannot read."""
-    if isinstance(weight, np.ndarray):
-        return FLOAT if weight.dtype == np.float32 and weight.flags.f_contiguous else None
-    if not isinstance(weight, Quantized) or not all(a is None or a.flags.c_contiguous for a in weight):
-        return None
-    return INT8 if weight.minimums is None else INT4
-
-
-_plans: WeakKeyDictionary[LayerKV, Plan] = WeakKeyDictionary()
-"""The plan made last for the sequence whose first layer's cache this is."""
-
-
-def plan_for(blocks, caches):
-    """The plan, made anew if something has been replaced since; None for blocks of other parts."""
-    try:
-        get = FLOATS if type(blocks[0].attention.qkv) is Linear else SMALLER
-        held = [(*get(block), cache.keys, cache.values) for block, cache in zip(blocks, caches, strict=True)]
-    except AttributeError:
-        return None
-    plan = _plans.get(caches[0])
-    if plan is None or not all(map(operator.is_, chain(*plan.held), chain(*held))):
-        plan = _plans[caches[0]] = plan_of(held)
-    return plan
-
-
 @through_blocks.kernel
 def _(x, blocks, positions, mask, caches):
     """Declines all but one token of one sequence, in float32."""
@@ -316,14 +196,16 @@ def _(x, blocks, positions, mask, caches):
     if plan is None or plan.kind is None or x.shape != (1, 1, plan.channels) or length >= capacity:
         return NotImplemented
     attention, norm = blocks[0].attention, blocks[0].attention_norm
-    cos, sin = cos_and_sin(np.empty((1, 1, 1, width), np.float32), positions, attention.base)
+    head = np.empty((1, 1, 1, width), np.float32)
+    cos, sin = cos_and_sin(head, positions, attention.base, attention.frequencies)
     y = x.reshape(-1).copy()
     qkv = np.empty((attention.heads + 2 * kv_heads) * width, np.float32)
     attended, hidden = np.empty(attention.heads * width, np.float32), np.empty(plan.features, np.float32)
-    sizes = attention.heads, kv_heads, width, length, capacity
+    earliest = max(length + 1 - attention.window, 0) if attention.window else 0
+    sizes = attention.heads, kv_heads, width, earliest, length, capacity
     numbers = np.float32(norm.eps), cos.reshape(-1), sin.reshape(-1), np.float32(attention.scale)
     finite = np.ones(1, np.bool_)
-    arrays = plan.kind, plan.maps, plan.gains, plan.stores, sizes, *numbers, y, qkv, attended, hidden, finite
+    arrays = plan.kind, plan.maps, plan.vectors, plan.stores, sizes, *numbers, y, qkv, attended, hidden, finite
     run_together(through_all, *arrays, most=max(1, plan.weights // PIECE))
     if not finite[0]:  # infinity and NaN have no whole number
         return NotImplemented

@@ -188,7 +188,6 @@ def attention_backward(
                             add_row(p_row[:seen], row_of(added, i)[first:])
                         fill(p_row[:passed], hidden)
                         fill(p_row[seen:padded], hidden)
-                        fill(ds_row[:passed], zero)
                         fill(ds_row[seen:padded], zero)
                         score_gradients(p_row[:padded], ds_row, top[batch, head, t], weight[batch, head, t], along[i])
                     for s in range(first, last, ROWS):
