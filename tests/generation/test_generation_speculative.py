@@ -9,7 +9,7 @@ from tinygrad_llm import no_grad
 from tinygrad_llm.generation import Sampling, generate_tokens
 from tinygrad_llm.generation.sampling import adjusted, probabilities
 from tinygrad_llm.generation.speculative import SpeculativeDecoding
-from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
+from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig, Recurrent, RecurrentConfig
 
 V = 4
 
@@ -116,6 +116,8 @@ def test_the_same_seed_gives_the_same_tokens_and_ids_beyond_the_tokenizer_none()
 
 
 def test_what_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="RecurrentConfig has no keys and values to keep"):
+        SpeculativeDecoding(target(17), Recurrent(RecurrentConfig("gru", 17, 24, 8, 8)), [1])
     with pytest.raises(ValueError, match="the model has 17 tokens and the draft 4"):
         SpeculativeDecoding(target(17), other(4), [1])
     with pytest.raises(ValueError, match="ahead=0 must be at least 1"):

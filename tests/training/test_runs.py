@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tinygrad_llm.generation import generate_text
 from tinygrad_llm.models import Llama
 from tinygrad_llm.training import TrainConfig, checkpoints, evaluate_run, load_run, loop, pretrain
 from tinygrad_llm.training.metrics import read_metrics
@@ -88,6 +89,15 @@ def test_a_llama_is_trained_and_resumed(text, tmp_path):
     train(text, tmp_path / "again", resume=True, model="llama", dropout=0.0, steps=14)
     assert digest(tmp_path / "again") == digest(tmp_path / "whole")
     assert json.loads((tmp_path / "whole/config.json").read_text())["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
+def test_what_came_before_is_trained_and_goes_on_with_a_text(model, text, tmp_path):
+    train(text, tmp_path, model=model, heads=0)
+    found, tokenizer = load_run(tmp_path)
+    assert found.config.kind == model
+    assert generate_text(found, tokenizer, ["a"], 5)[0] != ""
+    assert json.loads((tmp_path / "report.json").read_text())["model"]["tokens"] > 0
 
 
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(text, reference, tmp_path):

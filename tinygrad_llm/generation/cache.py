@@ -89,6 +89,10 @@ class KVCache:
     """
 
     def __init__(self, config: CachedSizes, batch: int, dtype: Any = np.float32) -> None:
+        if not hasattr(config, "kv_heads"):
+            raise ValueError(
+                f"a model of {type(config).__name__} has no keys and values to keep: this needs a transformer"
+            )
         shape = (batch, config.kv_heads, config.context, config.head_size)
         self.layers = [LayerKV(shape, dtype) for _ in range(config.layers)]
 

@@ -10,7 +10,8 @@ from tinygrad_llm import random
 from tinygrad_llm.generation.cache import KVCache
 from tinygrad_llm.generation.sampling import Sampling, choose
 from tinygrad_llm.generation.streaming import TextStream
-from tinygrad_llm.models import Decoder
+from tinygrad_llm.models import Decoder, Recurrent
+from tinygrad_llm.models.decoder import Cache
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
@@ -43,7 +44,7 @@ def generate_tokens(
             raise ValueError(f"generate: prompt {number} has ids outside 0..{model.config.vocab_size - 1}")
     streams = [random.stream(seed, "generate", row) for row in range(len(histories))]
     windows = [list(history) for history in histories]
-    cache: KVCache | None = None
+    cache: Cache | None = None
     model.eval()
     while True:
         if max(map(len, windows)) > context:
@@ -51,7 +52,7 @@ def generate_tokens(
         with no_grad():
             if cache is None:
                 if use_cache:
-                    cache = KVCache(model.config, len(windows), model.dtype)
+                    cache = new_cache(model, len(windows))
                 logits = _forward(model, windows, max(map(len, windows)), cache)
             else:
                 logits = _forward(model, windows, 1, cache)
@@ -67,7 +68,12 @@ def generate_tokens(
         yield np.array(chosen)
 
 
-def _forward(model: Decoder, windows: list[list[int]], count: int, cache: KVCache | None) -> Array:
+def new_cache(model: Decoder, batch: int) -> Cache:
+    """What a model remembers of the tokens so far: keys and values, or the state of a recurrent one."""
+    return model.new_cache(batch) if isinstance(model, Recurrent) else KVCache(model.config, batch, model.dtype)
+
+
+def _forward(model: Decoder, windows: list[list[int]], count: int, cache: Cache | None) -> Array:
     """Logits (B, V) after the windows, of which only the last `count` columns are computed anew.
 
     Shorter windows are padded on the left; a mask keeps their padding from being seen, and their positions start at 0

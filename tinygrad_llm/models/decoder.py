@@ -11,21 +11,20 @@ import numpy.typing as npt
 from tinygrad_llm import ops
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn import Embedding, Linear
-from tinygrad_llm.nn.transformer import LayerCache
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
 
 class Cache(Protocol):
-    """Keys and values of all layers, for the positions seen so far (see `tinygrad_llm.generation`)."""
+    """What is remembered of the positions seen so far: keys and values (see `tinygrad_llm.generation`), or states."""
 
     @property
     def length(self) -> int:
         """Positions held."""
 
     @property
-    def layers(self) -> Sequence[LayerCache]:
-        """One for each block."""
+    def layers(self) -> Sequence[Any]:
+        """One for each block: a `LayerCache`, or the state of a recurrent layer."""
 
 
 class Decoder(Pretrained):

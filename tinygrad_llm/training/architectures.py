@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinygrad_llm.models import GPTConfig, LlamaConfig
+from tinygrad_llm.models import GPTConfig, LlamaConfig, RecurrentConfig
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.masked import bert_config
 from tinygrad_llm.training.spans import t5_config
@@ -13,7 +13,7 @@ from tinygrad_llm.training.spans import t5_config
 def model_config(config: TrainConfig, vocab_size: int) -> Any:
     """The configuration of the model, for a tokenizer of `vocab_size` tokens. ValueError if the sizes do not fit."""
     made_by = {"gpt": gpt_config, "llama": llama_config, "bert": bert_config, "t5": t5_config}
-    return made_by[config.model](config, vocab_size)
+    return made_by.get(config.model, recurrent_config)(config, vocab_size)
 
 
 def heads_of(config: TrainConfig) -> int:
@@ -46,5 +46,21 @@ def llama_config(config: TrainConfig, vocab_size: int) -> LlamaConfig:
         heads=heads_of(config),
         kv_heads=heads_of(config),
         feed_forward=max(32, round(config.channels * 8 / 3 / 32) * 32),
+        init_std=config.init_std,
+    )
+
+
+def recurrent_config(config: TrainConfig, vocab_size: int) -> RecurrentConfig:
+    """An rnn, lstm or gru with as many units as channels."""
+    if config.heads:
+        raise ValueError(f"--heads {config.heads}: a {config.model} has none")
+    return RecurrentConfig(
+        kind=config.model,
+        vocab_size=vocab_size,
+        context=config.context,
+        channels=config.channels,
+        units=config.channels,
+        layers=config.layers,
+        dropout=config.dropout,
         init_std=config.init_std,
     )

@@ -18,7 +18,7 @@ from tinygrad_llm.tokenizer.pretokenize import compile_pattern
 FORMAT = 1
 """Version of the run folder; one of another version is refused."""
 
-Architecture = Literal["gpt", "llama", "bert", "t5"]
+Architecture = Literal["gpt", "llama", "rnn", "lstm", "gru", "bert", "t5"]
 
 RATES = {"adamw": 3e-3, "adam": 3e-3, "sgd": 0.1, "muon": 0.02}
 """Peak learning rates that suit small models."""
@@ -38,8 +38,8 @@ class TrainConfig:
     data: str = ""
     """File or folder of UTF-8 text; without it, the documentation that comes with Python."""
     model: Architecture = "gpt"
-    """What is trained: gpt or llama (rotary positions, RMSNorm, SwiGLU) to go on with a text; bert to find hidden words
-    in it; t5 to write what was left out of it."""
+    """What is trained: gpt, llama (rotary positions, RMSNorm, SwiGLU) or what came before (rnn, lstm, gru) to go on
+    with a text; bert to find hidden words in it; t5 to write what was left out of it."""
     steps: int = 1100
     """Updates of the weights."""
     batch_size: int = 16
