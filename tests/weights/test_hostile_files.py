@@ -8,7 +8,17 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig, load_model
+from tinygrad_llm.models import (
+    GPT,
+    Bert,
+    BertConfig,
+    DistilBert,
+    DistilBertConfig,
+    GPTConfig,
+    Llama,
+    LlamaConfig,
+    load_model,
+)
 from tinygrad_llm.weights.safetensors_file import write_safetensors
 
 MEMORY = 20_000_000
@@ -226,6 +236,33 @@ CONFIG = {
     "an unknown scaling": (setting(rope_parameters={"rope_type": "longrope", "factor": 2.0}), "kind='longrope'"),
     "a scaling that is a word": (setting(rope_parameters="yarn"), "its rotary scaling is 'yarn'"),
     "a base that is a word": (setting(rope_parameters={"rope_theta": "x"}), "rope_theta"),
+    "a base of 10^400": (setting(rope_parameters={"rope_theta": 10**400}), "rope_theta = '1000"),
+    "a base without end": (setting(rope_parameters={"rope_theta": float("inf")}), "rope_theta = 'inf'"),
+    "a scaling of 10^400": (setting(rope_parameters={"rope_type": "linear", "factor": 10**400}), "factor = '1000"),
+    "a scaling that is true": (setting(rope_parameters={"rope_type": "linear", "factor": True}), "factor = 'True'"),
+    "a scaling without a kind": (setting(rope_parameters={"rope_type": None, "factor": 2.0}), "rope_type = None"),
+    "a scaled context of 10^400": (
+        setting(rope_parameters={"rope_type": "yarn", "factor": 2.0}, original_max_position_embeddings=10**400),
+        "original_max_position_embeddings = '1000",
+    ),
+    "an epsilon of 10^400": (setting(rms_norm_eps=10**400), "what stands for norm_eps is 1000"),
+    "an epsilon without end": (setting(rms_norm_eps=float("inf")), "norm_eps is inf, which is not finite"),
+    "an epsilon that is not a number at all": (setting(rms_norm_eps=float("nan")), "norm_eps is nan"),
+    "10^12 positions": (setting(max_position_embeddings=10**12), "says context = 1000000000000; more than"),
+    "a window of 10^12": (setting(model_type="mistral", sliding_window=10**12), "says window = 1000000000000; more"),
+    "10^12 layers with windows": (
+        setting(model_type="qwen2", use_sliding_window=True, sliding_window=8, num_hidden_layers=10**12),
+        "does not give all layers a sliding window",
+    ),
+    "windows of 10^12 layers": (
+        setting(model_type="qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=10**12),
+        r"missing: layers.0.self_attn.k_proj.bias",
+    ),
+    "an unknown kind of layer": (
+        setting(model_type="qwen2", use_sliding_window=True, sliding_window=8, layer_types=["strange"] * 2),
+        "does not give all layers a sliding window",
+    ),
+    "999 layers": (setting(num_hidden_layers=999), "more numbers than the file could hold"),
 }
 
 
@@ -250,6 +287,21 @@ def test_a_gpt_with_a_position_too_few(tmp_path):
     GPT(GPTConfig(40, 16, 32, 1, 4)).save_pretrained(tmp_path)
     setting(n_positions=17)(tmp_path)
     refused(tmp_path, r"wpe.weight should be \(17, 32\), and is \(16, 32\)")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (GPT(GPTConfig(40, 16, 32, 1, 4)), "n_positions"),
+        (Bert(BertConfig(40, 16, 32, 1, 4, 32)), "max_position_embeddings"),
+        (Bert(BertConfig(40, 16, 32, 1, 4, 32)), "type_vocab_size"),
+        (DistilBert(DistilBertConfig(40, 16, 32, 1, 4, 32)), "max_position_embeddings"),
+    ],
+)
+def test_a_table_of_positions_that_the_file_has_not(model, name, tmp_path):
+    model.save_pretrained(tmp_path)
+    setting(**{name: 10**9})(tmp_path)
+    refused(tmp_path, "more numbers than the file could hold")
 
 
 # -- several files -----------------------------------------------------------------------------------------------------

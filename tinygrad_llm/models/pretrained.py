@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -14,6 +15,12 @@ from tinygrad_llm.weights import SHARD, Checkpoint, Dtype, Layout, gather, open_
 
 MANY_LAYERS = 1000
 """More are not believed of a file with fewer tensors."""
+
+SLACK = 2**20
+"""A model may have twice the numbers of its file and so many more: then all that is missing can still be listed."""
+
+LARGEST = 2**31 - 1
+"""Of all whole numbers: positions are counted in 32 bits."""
 
 
 class Pretrained(Module):
@@ -43,7 +50,7 @@ class Pretrained(Module):
         """The model in files that are open."""
         try:
             config = cls.read_config(stored)
-            with unset():
+            with unset(2 * _numbers(stored) + SLACK):
                 model = cls(config)  # type: ignore[call-arg]
             if stored.tensors and all(tensor.dtype == "F64" for tensor in stored.tensors.values()):
                 with np.errstate(invalid="ignore"):  # the matrices hold what was in memory, until they are read
@@ -81,11 +88,18 @@ class Pretrained(Module):
 
 def _of_kind(name: str, value: Any, default: Any) -> Any:
     """The value as the type of the default; ValueError if it is of another."""
-    if type(default) is float and type(value) is int:
-        return float(value)
+    if type(default) is float and type(value) is int and abs(value) < LARGEST:
+        value = float(value)
     if default is not None and type(value) is not type(default):
         raise ValueError(f"config.json: what stands for {name} is {value!r}, not of type {type(default).__name__}")
+    if type(value) is float and not math.isfinite(value):
+        raise ValueError(f"config.json: what stands for {name} is {value!r}, which is not finite")
     return value
+
+
+def _numbers(stored: Checkpoint) -> int:
+    """How many numbers the tensors have together."""
+    return sum(math.prod(tensor.shape) for tensor in stored.tensors.values())
 
 
 def _check_sizes(given: Mapping[str, Any], stored: Checkpoint) -> None:
@@ -100,3 +114,6 @@ def _check_sizes(given: Mapping[str, Any], stored: Checkpoint) -> None:
                 f"config.json says {name} = {value:,}, but the file's {len(stored.tensors):,} tensors have at most "
                 f"{largest:,} rows or columns"
             )
+    for name, value in given.items():
+        if type(value) is int and abs(value) > LARGEST:
+            raise ValueError(f"config.json says {name} = {str(value)[:40]}; more than {LARGEST:,} is not believed")

@@ -7,6 +7,7 @@ is the same.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -19,13 +20,14 @@ from tinygrad_llm.nn.module import Module, Parameter
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
-_unset: ContextVar[bool] = ContextVar("unset", default=False)
+_unset: ContextVar[list[int] | None] = ContextVar("unset", default=None)  # how many numbers may still be asked for
 
 
 @contextlib.contextmanager
-def unset() -> Iterator[None]:
-    """Within it, matrices are made without values, which is quick: they come from a file."""
-    token = _unset.set(True)
+def unset(most: int) -> Iterator[None]:
+    """Within it, matrices are made without values, which is quick: they come from a file. ValueError, before memory is
+    asked for, if they have more than `most` numbers together."""
+    token = _unset.set([most])
     try:
         yield
     finally:
@@ -34,7 +36,10 @@ def unset() -> Iterator[None]:
 
 def normal(shape: tuple[int, ...], std: float) -> Array:
     """float32 values from a normal distribution of mean 0."""
-    if _unset.get():
+    if (left := _unset.get()) is not None:
+        left[0] -= math.prod(shape)
+        if left[0] < 0:
+            raise ValueError(f"the sizes lead to a matrix {shape} and more numbers than the file could hold")
         return np.empty(shape, np.float32)
     values = random.next_stream("init").standard_normal(shape, np.float32)
     values *= np.float32(std)

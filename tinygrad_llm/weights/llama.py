@@ -74,11 +74,11 @@ def _window(json: Mapping[str, Any], kind: str) -> int:
         return json["sliding_window"]
     if not json.get("use_sliding_window", False):
         return 0
-    windowed = ["full_attention"] * json.get("max_window_layers", 28)
-    kinds = set(json.get("layer_types") or (windowed + ["sliding_attention"] * json["num_hidden_layers"]))
-    if len(kinds) > 1:
+    full, layers = json.get("max_window_layers", 28), json["num_hidden_layers"]
+    kinds = set(json.get("layer_types") or ["full_attention"] * (full > 0) + ["sliding_attention"] * (full < layers))
+    if kinds not in ({"full_attention"}, {"sliding_attention"}):
         raise ValueError(
-            "config.json gives some layers a sliding window and others none; this model has it in all or none"
+            "config.json does not give all layers a sliding window, or none: this model has it in all or none"
         )
     return json["sliding_window"] if kinds == {"sliding_attention"} else 0
 
@@ -89,19 +89,27 @@ def _rotary(json: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ValueError(f"config.json: its rotary scaling is {given!r}")
     given = {**given, "rope_type": given.get("rope_type", given.get("type", "default"))}
-    base = given.get("rope_theta", json.get("rope_theta", 10000.0))
-    if type(base) not in (int, float):
-        raise ValueError(f"config.json has rope_theta = {base!r}, which should be a number")
-    base = float(base)
+    base = _number("rope_theta", given.get("rope_theta", json.get("rope_theta", 10000.0)))
     if given["rope_type"] == "default":
         return {"rotary_base": base, "rotary_scaling": None}
     known = {*SCALING.values(), "type", "rope_theta"}
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"config.json: the rotary scaling has {', '.join(unknown)}, which is unknown here")
     scaling = {ours: given[theirs] for ours, theirs in SCALING.items() if given.get(theirs) is not None}
+    if not isinstance(given["rope_type"], str):
+        raise ValueError(f"config.json has rope_type = {given['rope_type']!r}, which should be a name")
     if "original_context" not in scaling and scaling["kind"] != "linear":
         scaling["original_context"] = json.get("original_max_position_embeddings", json["max_position_embeddings"])
+    for ours in scaling.keys() - {"kind"}:
+        _number(SCALING[ours], scaling[ours])
     return {"rotary_base": base, "rotary_scaling": scaling}
+
+
+def _number(name: str, value: Any) -> float:
+    """The value as a float. ValueError if it is none, or beyond all reason."""
+    if type(value) not in (int, float) or not -1e30 < value < 1e30:
+        raise ValueError(f"config.json has {name} = {str(value)[:40]!r}, which should be a number")
+    return float(value)
 
 
 def write_config(config: Any) -> dict[str, Any]:
