@@ -199,6 +199,17 @@ def test_texts_that_cannot_be_used_are_one_line_and_status_1(tmp_path, capsys):
         assert name in error or name == "blank.txt"
 
 
+def test_a_draft_changes_nothing_at_temperature_0(run, capsys):
+    arguments = ["generate", str(run), "--prompt", "a", "--max-tokens", "12", "--temperature", "0"]
+    _, alone, _ = call(capsys, *arguments)
+    status, drafted, _ = call(capsys, *arguments, "--draft", str(run))
+    assert status == 0
+    assert drafted == alone
+    status, _, error = call(capsys, *arguments, "--draft", str(run), "--prompt", "b")
+    assert status == 1
+    assert "a draft runs ahead of one prompt, not of 2" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

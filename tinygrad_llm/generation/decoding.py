@@ -9,6 +9,7 @@ import numpy as np
 from tinygrad_llm import random
 from tinygrad_llm.generation.cache import KVCache
 from tinygrad_llm.generation.sampling import Sampling, choose
+from tinygrad_llm.generation.speculative import SpeculativeDecoding
 from tinygrad_llm.generation.streaming import TextStream
 from tinygrad_llm.models import Decoder, Recurrent
 from tinygrad_llm.models.decoder import Cache
@@ -101,12 +102,14 @@ def generate_text(
     use_cache: bool = True,
     stop: Sequence[str] = (),
     on_text: Callable[[int, str], None] = lambda row, text: None,
+    draft: Decoder | None = None,
 ) -> list[str]:
     """Continue each prompt by up to `max_tokens` tokens; return the continuations, without the prompts.
 
     A row ends early at the end of a document (`Tokenizer.end_ids`) or before the first occurrence of a `stop` string.
     `on_text` is called with (row, text) as text becomes certain: whole characters that cannot be the beginning of a
-    stop string. An empty prompt means the beginning of a document.
+    stop string. An empty prompt means the beginning of a document. A `draft`, a smaller model of the same tokenizer,
+    runs ahead (see `speculative`); for a single prompt.
     """
     if max_tokens < 0:
         raise ValueError(f"generate: max_tokens={max_tokens} must not be negative")
@@ -117,6 +120,11 @@ def generate_text(
     ]
     texts = [TextStream(tokenizer, stop) for _ in encoded]
     tokens = generate_tokens(model, encoded, sampling, seed, use_cache, tokenizer.vocab_size)
+    if draft is not None:
+        if len(prompts) != 1:
+            raise ValueError(f"generate: a draft runs ahead of one prompt, not of {len(prompts)}")
+        ahead = SpeculativeDecoding(model, draft, encoded[0], sampling, seed, vocab_size=tokenizer.vocab_size)
+        tokens = (np.array([token]) for token in ahead)
     for _ in range(max_tokens):
         for row, (token, text) in enumerate(zip(next(tokens), texts, strict=True)):
             if not text.ended and (piece := text.end() if token in tokenizer.end_ids else text.feed(int(token))):
