@@ -19,12 +19,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-_MAGIC = b"GGUF"
+MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
 _TEXT, _ARRAY = 8, 9
-
-
 _MOST_DIMENSIONS = 4
 
 
@@ -57,8 +55,8 @@ class _Reader:
         self.data, self.at = data, 0
 
     def header(self) -> tuple[dict[str, Any], dict[str, Place]]:
-        if (magic := self.take(4)) != _MAGIC:
-            raise ValueError(f"begins with {magic!r}, not with {_MAGIC!r}: no GGUF file")
+        if (magic := self.take(4)) != MAGIC:
+            raise ValueError(f"begins with {magic!r}, not with {MAGIC!r}: no GGUF file")
         version = self.number("<u4")
         if version not in _VERSIONS:
             order = "; it is written big-endian" if version & 0xFFFF == 0 else ""

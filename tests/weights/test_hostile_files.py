@@ -278,6 +278,37 @@ def test_a_pickle_is_never_opened(folder):
     refused(folder, "a pickle, which can run any program when it is opened; save the model as safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("other.safetensors", "other.safetensors: no such folder or file"),
+        ("pytorch_model.bin", "a pickle, which can run any program"),
+        ("model.pt", "a pickle, which can run any program"),
+        ("notes.txt", "holds no model; give a Hugging Face folder, a .safetensors file or a .gguf file"),
+        ("model.gguf", "begins with b'hell', not with b'GGUF'"),
+        ("config.json", "holds no model; give"),
+    ],
+)
+def test_a_file_that_is_no_model(name, message, folder):
+    if not name.startswith("other"):
+        (folder / name).write_bytes(b"hello")
+    refused(folder / name, message)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.gguf")
+    refused(tmp_path / "model.gguf", "no such folder or file")
+
+
+def test_a_file_of_weights_is_read_with_the_configuration_beside_it(folder):
+    (folder / "model.safetensors").rename(folder / "best.safetensors")
+    refused(folder, "model.safetensors: no such file")
+    load_model(folder / "best.safetensors")
+    (folder / "config.json").unlink()
+    refused(folder / "best.safetensors", "config.json: no such file")
+
+
 def test_weights_that_are_not_there(folder):
     (folder / "model.safetensors").unlink()
     refused(folder, "model.safetensors: no such file")

@@ -14,24 +14,32 @@ from tinygrad_llm.weights.stored import Checkpoint, Stored
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
+PICKLE = "a pickle, which can run any program when it is opened; save the model as safetensors"
+
 SHARD = 5_000_000_000
 """Bytes of a file of weights at most, unless one tensor is larger."""
 
 
 def read_folder(folder: Path) -> Checkpoint:
     """Configuration and tensors, memory-mapped. FileNotFoundError or ValueError that names file and fault."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder" if not folder.exists() else f"{folder}: is not a folder")
-    config = _json(folder / CONFIG)
-    if not isinstance(config.get("model_type"), str):
-        raise ValueError(f"{folder / CONFIG}: has no model_type, which names the architecture")
+    config = _config(folder)
     if (folder / INDEX).is_file():
         return Checkpoint(folder, config, _sharded(folder))
     if not (folder / WEIGHTS).is_file() and (pickled := sorted(folder.glob("*.bin"))):
-        raise ValueError(
-            f"{pickled[0]}: a pickle, which can run any program when it is opened; save the model as safetensors"
-        )
+        raise ValueError(f"{pickled[0]}: {PICKLE}")
     return Checkpoint(folder, config, open_safetensors(folder / WEIGHTS))
+
+
+def read_file(file: Path) -> Checkpoint:
+    """The same of one safetensors file, of whatever name, whose config.json stands beside it."""
+    return Checkpoint(file, _config(file.parent), open_safetensors(file))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config = _json(folder / CONFIG)
+    if not isinstance(config.get("model_type"), str):
+        raise ValueError(f"{folder / CONFIG}: has no model_type, which names the architecture")
+    return config
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
+from tinygrad_llm.gguf_metadata import MAGIC
 from tinygrad_llm.tokenizer.formats import gguf_tokens, tiktoken_ranks, tokenizer_json, vocab_and_merges
 from tinygrad_llm.tokenizer.formats.pairs import without_superfluous
 from tinygrad_llm.tokenizer.formats.parts import Given, Parts
@@ -44,7 +45,7 @@ def load(
 def _read(file: Path, given: Given) -> Parts:
     with open(file, "rb") as opened:
         head = opened.read(1024)
-    if head.startswith(gguf_tokens.MAGIC) or file.suffix == ".gguf":
+    if head.startswith(MAGIC) or file.suffix == ".gguf":
         return gguf_tokens.load(file, given)
     if vocab_and_merges.both_of(file):
         return vocab_and_merges.load(file, given)

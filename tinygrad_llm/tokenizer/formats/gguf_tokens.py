@@ -13,8 +13,6 @@ from tinygrad_llm.gguf_metadata import read_metadata
 from tinygrad_llm.tokenizer.formats.checks import bytes_of_all, check_ids, merges_of
 from tinygrad_llm.tokenizer.formats.parts import Conventions, Given, Parts
 
-MAGIC = b"GGUF"
-
 # llama.cpp's names of patterns
 _PATTERNS = {
     "gpt-2": "gpt2",
