@@ -84,15 +84,32 @@ def test_any_number_of_threads_gives_the_same_bits(kind, pair, monkeypatch):
     monkeypatch.setattr(kernels, "PIECE", 1)
     x, w = pair
     matrix = quantized(w, kind)
+    one, three = with_threads(1, x, matrix), with_threads(3, x, matrix)
+    np.testing.assert_array_equal(one, three)
+
+
+def with_threads(count, x, matrix):
     before = threads.thread_count()
     try:
-        results = []
-        for count in (1, 3):
-            threads.set_threads(count)
-            results.append(quantized_product.kernel(x, *matrix))
+        threads.set_threads(count)
+        return quantized_product.kernel(x, *matrix)
     finally:
         threads.set_threads(before)
-    np.testing.assert_array_equal(results[0], results[1])
+
+
+@kinds
+@pytest.mark.parametrize("rows", [9, 33, 70, 128])
+@pytest.mark.parametrize(("features", "inputs"), [(1000, 576), (401, 1536), (2000, 97), (97, 2000), (1, 3000)])
+def test_any_number_of_threads_gives_the_same_bits_of_many_rows(kind, features, inputs, rows, monkeypatch):
+    monkeypatch.setattr(kernels, "CHUNK", 1 << 18)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, inputs)).astype(np.float32)
+    matrix = quantized(rng.standard_normal((features, inputs)), kind)
+    one = with_threads(1, x, matrix)
+    expected = x.astype(np.float64) @ dequantized(*matrix)[:, :inputs].T
+    np.testing.assert_allclose(one, expected, rtol=0, atol=1e-6 * inputs)
+    for count in (2, 3, 5):
+        np.testing.assert_array_equal(one, with_threads(count, x, matrix))
 
 
 @kinds

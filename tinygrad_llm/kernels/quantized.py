@@ -6,11 +6,13 @@ is a whole number below 2^31, without rounding::
 
     y = sum_g d_g e_g sum_i q_i z_i + sum_g m_g sum_i x_i       x_i = e_g z_i, with e_g = max |x_i| / 32767
 
-Many rows (a prompt) go to BLAS, with the weights turned into float32 some rows at a time.
+Many rows (a prompt) go to BLAS, with the weights turned into float32 some rows at a time, by each thread for itself:
+so nobody waits, and they are read from the cache.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from numba.core import cgutils, types
 
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
+from tinygrad_llm.kernels.products import LEAST, UNIT
 from tinygrad_llm.nn.quantized import GROUPS, STRETCHES, fitted, quantized_product
 
 intrinsic: Any = extending.intrinsic  # what it makes is called without the context of typing
@@ -250,22 +253,32 @@ def _(x, values, scales, minimums=None):
 
 
 def _many_rows(x, values, scales, minimums):
-    """The product by BLAS, with as many rows of weights at a time as the cache holds."""
-    group = GROUPS["int8" if minimums is None else "int4"]
-    width = scales.shape[1] * group
-    rows = max(1, CHUNK // width)
-    w = np.empty((min(rows, len(values)), width), np.float32)
+    """The product by BLAS, for which each thread turns weights of its own into float32."""
     y = np.empty((len(x), len(values)), np.float32)
-    for first in range(0, len(values), rows):
-        part = slice(first, first + rows)
-        some = w[: len(values[part])]
-        least = max(1, (1 << 17) // width)
-        if minimums is None:
-            threads.run(expand_int8, len(some), values[part], scales[part], some, least=least)
-        else:
-            threads.run(expand_int4, len(some), values[part], scales[part], minimums[part], some, least=least)
-        np.matmul(x, some[:, : x.shape[1]].T, out=y[:, part])
+    units, least = max(1, len(values) // UNIT), -(-LEAST // (x.size * UNIT))
+    with threads.one_blas_thread():
+        threads.run(columns_of_product, units, units, x, values, scales, minimums, y, least=least)
     return y
+
+
+def columns_of_product(low, high, units, x, values, scales, minimums, y):
+    """Units low to high of the columns of y, from about as many rows of weights at a time as the cache holds.
+
+    A part is never much smaller than others, as BLAS adds up small products in another order: the last unit takes what
+    is left over, and parts are equal but for one unit.
+    """
+    width = scales.shape[1] * GROUPS["int8" if minimums is None else "int4"]
+    count = -(-(high - low) * UNIT * width // CHUNK)
+    edges = [(low + (high - low) * part // count) * UNIT for part in range(count)]
+    edges.append(len(values) if high == units else high * UNIT)
+    w = np.empty((max(b - a for a, b in pairwise(edges)), width), np.float32)
+    for first, last in pairwise(edges):
+        some = w[: last - first]
+        if minimums is None:
+            expand_int8(0, len(some), values[first:last], scales[first:last], some)
+        else:
+            expand_int4(0, len(some), values[first:last], scales[first:last], minimums[first:last], some)
+        np.matmul(x, some[:, : x.shape[1]].T, out=y[:, first:last])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
