@@ -14,7 +14,7 @@ from tinygrad_llm import threads
 from tinygrad_llm.cli import arguments
 from tinygrad_llm.cli.main import app, main
 from tinygrad_llm.threads import set_threads, thread_count
-from tinygrad_llm.training import pretraining
+from tinygrad_llm.training import runs
 
 SMALL = (
     *("--steps=6", "--batch-size=2", "--context=16", "--vocab-size=280"),
@@ -104,13 +104,13 @@ def test_eval_measures_the_held_out_text_or_another(run, text, capsys):
 
 def test_eval_tells_what_fewer_bits_cost(run, capsys, monkeypatch):
     rounded = []
-    real = pretraining.quantize
+    real = runs.quantize
 
     def spy(model, kind, progress):
         rounded.append(kind)
         real(model, kind, progress)
 
-    monkeypatch.setattr(pretraining, "quantize", spy)
+    monkeypatch.setattr(runs, "quantize", spy)
     losses = {}
     for weights in ("float32", "int8", "int4"):
         status, output, _ = call(capsys, "eval", run, "--weights", weights)

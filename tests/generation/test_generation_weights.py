@@ -6,7 +6,7 @@ from tinygrad_llm.cli.main import main
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.nn import quantize
 from tinygrad_llm.tokenizer import Tokenizer
-from tinygrad_llm.training import pretraining
+from tinygrad_llm.training import runs
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_weights_in_fewer_bits(capsys, run, monkeypatch):
         quantize(model, kind, progress)
         made.append((kind, model.blocks[1].mlp.up.kind))
 
-    monkeypatch.setattr(pretraining, "quantize", noting)
+    monkeypatch.setattr(runs, "quantize", noting)
     status, exact, told = generated(capsys, run)
     assert (status, told, made) == (0, "", [])
     assert generated(capsys, run, "--weights", "float32") == (status, exact, told)

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tinygrad_llm.generation import generate_text
 from tinygrad_llm.models import Llama
-from tinygrad_llm.training import TrainConfig, checkpoints, evaluate_run, load_run, loop, pretrain
+from tinygrad_llm.training import TrainConfig, checkpoints, evaluate_text, load_run, loop, pretrain
 from tinygrad_llm.training.metrics import read_metrics
 from tinygrad_llm.weights.safetensors_file import open_safetensors
 
@@ -77,7 +77,7 @@ def test_a_run_leaves_everything(reference):
     assert model.config.vocab_size == tokenizer.vocab_size
     # this measures all of the held-out text, the last row in the metrics its first 16,384 tokens: here the same
     (last,) = (row["validation_loss"] for row in rows if "validation_loss" in row and row["step"] == 12)
-    assert evaluate_run(reference, "", quiet())["loss"] == pytest.approx(last, rel=1e-5)
+    assert evaluate_text(reference, model, tokenizer, "", quiet())["loss"] == pytest.approx(last, rel=1e-5)
 
 
 def test_a_llama_is_trained_and_resumed(text, tmp_path):

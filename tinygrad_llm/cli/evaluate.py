@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
-from tinygrad_llm.training import WeightKind, evaluate_run
+from tinygrad_llm.generation.loading import load_pretrained
+from tinygrad_llm.training import WeightKind, evaluate_text, rounded
 
 
 def evaluate(model: Path, *, data: str = "", weights: WeightKind = "float32", threads: Threads = None) -> int:
@@ -22,7 +23,9 @@ def evaluate(model: Path, *, data: str = "", weights: WeightKind = "float32", th
         Bits of a weight: what `generate` would lose by fewer of them.
     """
     use_threads(threads)
-    measured = evaluate_run(model, data, plain_console(stderr=True), weights)
+    console, loaded = plain_console(stderr=True), load_pretrained(model)
+    network, tokenizer = rounded(loaded, weights, console)
+    measured = evaluate_text(loaded.path, network, tokenizer, data, console)
     for name, value in measured.items():
         print(f"{name:<16} {value:,.4f}" if isinstance(value, float) else f"{name:<16} {value:,}")
     return 0

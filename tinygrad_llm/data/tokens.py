@@ -146,24 +146,29 @@ class TokenFile:
         rows = self.ids[begins[:, None] + np.arange(length + 1)].astype(np.int64)
         return rows[:, :-1].copy(), rows[:, 1:].copy()
 
-    def windows(self, context: int, batch_size: int) -> Iterator[Batch]:
+    def windows(self, context: int, batch_size: int, stride: int = 0) -> Iterator[Batch]:
         """The whole file for evaluation: each id but the first is a target exactly once.
 
-        Windows follow each other without overlap, `batch_size` at a time: int64 (B, T), fewer rows in the last batch.
-        The last window is filled up with id 0 as input and IGNORE (-100) as target. With the sum of losses over all
-        targets in nats, bits per byte = sum / ln 2 / n_bytes. (This includes predicting the separators between
+        A window begins `stride` ids after the one before; of its targets those that the one before had are IGNORE
+        (-100), so that each has at least ``context - stride`` ids before it, unless it is in the first window. With
+        stride 0, windows follow each other without overlap. `batch_size` at a time: int64 (B, T), fewer rows in the
+        last batch. The last window is filled up with id 0 as input and IGNORE as target. With the sum of losses over
+        all targets in nats, bits per byte = sum / ln 2 / n_bytes. (This includes predicting the separators between
         documents: that is part of predicting the text.)
         """
         length = self._window(batch_size, context)
-        targets = len(self) - 1
-        for begin in range(0, targets, length * batch_size):
-            count = min(length * batch_size, targets - begin)
-            rows = -(-count // length)
-            row = np.zeros((2, rows * length), dtype=np.int64)
-            row[1] = IGNORE
-            row[0, :count] = self.ids[begin : begin + count]
-            row[1, :count] = self.ids[begin + 1 : begin + count + 1]
-            yield row[0].reshape(rows, length), row[1].reshape(rows, length)
+        if not 0 <= stride <= context:
+            raise ValueError(f"stride {stride} must be at least 1 and at most the context, {context}")
+        stride = min(stride or length, length)
+        targets, column = len(self) - 1, np.arange(length)
+        begins = np.arange(0, targets - length + stride, stride)
+        for low in range(0, len(begins), batch_size):
+            begin = begins[low : low + batch_size, None]
+            places = begin + column
+            inside, seen = places < targets, (begin > 0) & (column < length - stride)
+            places = np.minimum(places, targets - 1)
+            inputs, following = self.ids[places].astype(np.int64), self.ids[places + 1].astype(np.int64)
+            yield np.where(inside, inputs, 0), np.where(inside & ~seen, following, IGNORE)
 
     def _window(self, batch_size: int, context: int) -> int:
         if batch_size < 1 or context < 1:

@@ -1,4 +1,4 @@
-"""Pre-training a language model from raw text: corpus, tokenizer, token files, then the loop; and measuring the result.
+"""Pre-training a language model from raw text: corpus, tokenizer, token files, then the loop.
 
 Every stage leaves its result in the run folder, written wholly or not at all, and is skipped when it is found there: so
 a run that was stopped at any moment goes on from where it was.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shlex
-import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -21,7 +18,6 @@ from rich.console import Console
 
 from tinygrad_llm import random
 from tinygrad_llm.data import (
-    IGNORE,
     Document,
     Split,
     TextFiles,
@@ -35,27 +31,24 @@ from tinygrad_llm.data import (
 from tinygrad_llm.data.files import Errors
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
-from tinygrad_llm.generation.loading import Loaded, load_pretrained
 from tinygrad_llm.models import Decoder, new_model
 from tinygrad_llm.nn import Module
-from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
-from tinygrad_llm.tape import Array, no_grad
+from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.architectures import model_config
 from tinygrad_llm.training.checkpoints import known_tokenizer, load_checkpoint
 from tinygrad_llm.training.config import TrainConfig
+from tinygrad_llm.training.evaluation import measure
 from tinygrad_llm.training.loop import Batch, Task, train
 from tinygrad_llm.training.masked import MaskedLanguageModeling
 from tinygrad_llm.training.metrics import past_losses, read_metrics
 from tinygrad_llm.training.progress import Progress, counting, waiting
+from tinygrad_llm.training.runs import RunFiles
 from tinygrad_llm.training.signals import StopRequest
 from tinygrad_llm.training.spans import SpanCorruption
 from tinygrad_llm.training.vocabulary import train_tokenizer
-
-WeightKind = Literal["float32", "int8", "int4"]
-"""How the weights of a model that is used are kept."""
 
 MEASURED_DURING, MEASURED_AFTER, COUNTED = 16_384, 262_144, 8_000_000
 """Tokens of held-out text that are measured during and after training, and tokens that the bigram model counts: all of
@@ -104,32 +97,6 @@ class OneBatch(LanguageModeling):
 
     def batch(self, step: int, part: int) -> Batch:
         return Batch(self.arrays, self.arrays[1].size)
-
-
-def measure(
-    model: Decoder, tokenizer: Tokenizer, tokens: TokenFile, batch_size: int = 16, limit: float = math.inf
-) -> dict[str, Any]:
-    """Loss (nats per token), perplexity and bits per byte over the file, or its first windows with `limit` tokens.
-
-    Windows do not overlap, so the first tokens of each have little before them: an upper bound of the loss. Bits per
-    byte are the nats divided by ``ln 2`` and by the UTF-8 bytes of the predicted tokens; a separator counts 0 bytes.
-    """
-    model.eval()
-    nats, count, size = 0.0, 0, 0
-    with no_grad():
-        for inputs, targets in tokens.windows(model.config.context, batch_size):
-            nats += model.loss(inputs, targets, ignore_index=IGNORE, reduction="sum").item()
-            predicted = targets[targets != IGNORE]
-            count, size = count + predicted.size, size + tokenizer.count_bytes(predicted)
-            if count >= limit:
-                break
-    return {
-        "loss": nats / count,
-        "perplexity": math.exp(min(700.0, nats / count)),
-        "bits_per_byte": nats / math.log(2) / max(1, size),
-        "tokens": count,
-        "bytes": size,
-    }
 
 
 def read_corpus(data: str, errors: Errors = "strict") -> TextFiles | list[Document]:
@@ -204,28 +171,6 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
 
 def _how_to_go_on(run: Path) -> str:
     return f"To go on:\n  tinygrad-llm train --resume --out {shlex.quote(str(run))}"
-
-
-class RunFiles:
-    """The files of a run folder that exist before training begins."""
-
-    def __init__(self, run: Path) -> None:
-        self.config, self.tokenizer = run / "config.toml", run / "tokenizer.json"
-        self.training, self.validation = run / "training.tokens", run / "validation.tokens"
-
-    def prepared(self) -> bool:
-        """Whether all of them are there and whole, and the tokens are those of the tokenizer."""
-        if not all(path.exists() for path in vars(self).values()):
-            return False
-        try:
-            tokenizer, training, validation = self.load()
-        except ValueError:  # one was cut short: they are made again
-            return False
-        return {training.tokenizer_digest, validation.tokenizer_digest} == {tokenizer.digest}
-
-    def load(self) -> tuple[Tokenizer, TokenFile, TokenFile]:
-        """The tokenizer, and the tokens to train on and to measure with."""
-        return Tokenizer.load(self.tokenizer), TokenFile(self.training), TokenFile(self.validation)
 
 
 def _settings(
@@ -344,50 +289,3 @@ def compare(tokenizer: Tokenizer, training: TokenFile, held_out: Array) -> dict[
             counted, held_out, tokenizer.vocab_size, len(text)
         )
     return result
-
-
-def decoder_of(loaded: Loaded) -> tuple[Decoder, Tokenizer]:
-    """A model that goes on with a text, and its tokenizer. ValueError if it is another, or if they do not fit."""
-    path, model, tokenizer = loaded
-    if not isinstance(model, Decoder) or not isinstance(tokenizer, Tokenizer):
-        raise ValueError(f"{path}: holds a {type(model).__name__}, which is not made to go on with a text")
-    held_out = RunFiles(path).validation
-    if held_out.is_file() and TokenFile(held_out).tokenizer_digest != tokenizer.digest:
-        raise ValueError(f"{path}: the tokenizer and the model do not belong together")
-    return model, tokenizer
-
-
-def load_run(name: str | Path) -> tuple[Decoder, Tokenizer]:
-    """`decoder_of` what `load_pretrained` finds by that name."""
-    return decoder_of(load_pretrained(name))
-
-
-def rounded(loaded: Loaded, weights: WeightKind, console: Console) -> tuple[Decoder, Tokenizer]:
-    """`decoder_of`, with the weights in fewer bits unless they are to be float32."""
-    model, tokenizer = decoder_of(loaded)
-    if weights != "float32":
-        with counting(console, f"rounding the weights to {weights}") as progress:
-            quantize(model, weights, progress)
-    return model, tokenizer
-
-
-def load_rounded(name: str | Path, weights: WeightKind, console: Console) -> tuple[Decoder, Tokenizer]:
-    """`rounded` of what `load_pretrained` finds by that name."""
-    return rounded(load_pretrained(name), weights, console)
-
-
-def evaluate_run(run: Path, data: str, console: Console, weights: WeightKind = "float32") -> dict[str, Any]:
-    """Loss, perplexity and bits per byte of a run on `data`, or on the text that it held out."""
-    model, tokenizer = load_rounded(run, weights, console)
-    if data:
-        texts = TextFiles(data)
-        with tempfile.TemporaryDirectory() as folder, waiting(console, "measuring"):
-            tokens = write_tokens(texts, tokenizer, Path(folder) / "tokens")
-            measured = measure(model, tokenizer, tokens)
-            del tokens  # Windows removes no file that is still mapped
-        return measured
-    file = RunFiles(run).validation
-    if not file.is_file():
-        raise ValueError(f"{file}: missing; give a text with --data")
-    with waiting(console, "measuring"):
-        return measure(model, tokenizer, TokenFile(file))
