@@ -9,7 +9,7 @@ import pytest
 from tinygrad_llm import no_grad
 from tinygrad_llm.models import Llama, LlamaConfig, load_model
 from tinygrad_llm.weights import scatter
-from tinygrad_llm.weights.gguf_file import NAMES
+from tinygrad_llm.weights.gguf_names import LLAMA
 
 SIZES = {"vocab_size": 40, "context": 16, "channels": 32, "layers": 1, "heads": 1, "kv_heads": 1, "feed_forward": 32}
 MODEL = Llama(LlamaConfig(**SIZES), seed=1)
@@ -40,15 +40,11 @@ def written(value):
 
 def tensors():
     """(name, shape, type, offset, data) of each; rows of queries and keys in llama.cpp's order."""
-    theirs = {there: ours for ours, there in NAMES.items()}
     found, offset = [], 0
     for name, array in scatter(MODEL.layout, MODEL.config, MODEL.state_dict()).items():
         if "q_proj" in name or "k_proj" in name:
             array = array.reshape(1, 2, 16, 32).swapaxes(1, 2).reshape(32, 32)
-        if name.startswith("model.layers."):
-            rest, ending = name.split(".", 3)[3].rsplit(".", 1)
-            name = f"blk.0.{theirs[rest]}.{ending}"
-        found.append([theirs.get(name, name), array.shape, 0, offset, np.ascontiguousarray(array).tobytes()])
+        found.append([LLAMA.gguf(name), array.shape, 0, offset, np.ascontiguousarray(array).tobytes()])
         offset += array.nbytes
     return found
 
@@ -119,6 +115,15 @@ DAMAGED = {
     "beyond the end": (place(1, offset=2**62), "ends at byte [0-9,]+, but the file has"),
     "another name": (place(1, name="x.weight"), r"(?s)missing: .*unexpected: x.weight \(32,\)"),
     "another shape": (place(1, shape=(4, 8)), r"should be \(32,\), and is \(4, 8\)"),
+    "the same by two names": (place(1, name="model.embed_tokens.weight"), "stands there by two names"),
+    "half of each head rotates": (gguf(VALUES | {"llama.rope.dimension_count": 16}), "rotates 16 of the 32 channels"),
+    "a width in words": (gguf(VALUES | {"llama.embedding_length": "x"}), "what stands for channels is 'x'"),
+    "a scaling with more": (
+        gguf(VALUES | {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.attn_factor": 2.0}),
+        "llama.rope.scaling.attn_factor, which is unknown here",
+    ),
+    "a scaling of nothing": (gguf(VALUES | {"llama.rope.scaling.factor": 0.0}), "factor=0.0 must be a positive"),
+    "frequencies of another kind": (place(1, name="rope_freqs.weight"), "not as those of Llama 3.1 are"),
     "not a number": (place(1, data=nan()), "holds numbers that are not finite"),
 }
 

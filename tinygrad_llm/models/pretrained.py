@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,7 +11,18 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tinygrad_llm.nn import Module, unset
-from tinygrad_llm.weights import SHARD, Checkpoint, Dtype, Layout, gather, open_checkpoint, scatter, write_folder
+from tinygrad_llm.weights import (
+    SHARD,
+    Checkpoint,
+    Dtype,
+    Kind,
+    Layout,
+    gather,
+    open_checkpoint,
+    scatter,
+    write_folder,
+    write_gguf,
+)
 
 MANY_LAYERS = 1000
 """More are not believed of a file with fewer tensors."""
@@ -38,6 +49,17 @@ class Pretrained(Module):
         unless one tensor has more, with the numbers as they are or as `dtype`."""
         tensors = scatter(self.layout, self.config, self.state_dict())
         write_folder(Path(path), self.layout.write_config(self.config), tensors, shard, dtype)
+
+    def save_gguf(
+        self,
+        path: str | Path,
+        kind: Kind = "F32",
+        values: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Write the GGUF file `path`, which `from_pretrained` and llama.cpp read; see `write_gguf`."""
+        tensors = scatter(self.layout, self.config, self.state_dict())
+        write_gguf(Path(path), self.layout.write_config(self.config), tensors, kind, values, progress)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> Self:

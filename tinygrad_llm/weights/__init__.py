@@ -7,6 +7,7 @@ from tinygrad_llm.weights.arrays import load_arrays, save_arrays
 from tinygrad_llm.weights.entries import Entry, Layout, gather, scatter
 from tinygrad_llm.weights.folders import PICKLE, SHARD, read_file, read_folder, write_folder
 from tinygrad_llm.weights.gguf_file import read_gguf
+from tinygrad_llm.weights.gguf_writer import Kind, write_gguf
 from tinygrad_llm.weights.safetensors_file import Dtype
 from tinygrad_llm.weights.stored import Checkpoint, Stored
 
@@ -15,6 +16,7 @@ __all__ = [
     "Checkpoint",
     "Dtype",
     "Entry",
+    "Kind",
     "Layout",
     "Stored",
     "gather",
@@ -25,6 +27,7 @@ __all__ = [
     "save_arrays",
     "scatter",
     "write_folder",
+    "write_gguf",
 ]
 
 

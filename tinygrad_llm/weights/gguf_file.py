@@ -18,54 +18,8 @@ import numpy as np
 
 from tinygrad_llm.gguf_metadata import Place, read_header
 from tinygrad_llm.tape import Array
+from tinygrad_llm.weights.gguf_names import FAMILIES, FREQUENCIES, KINDS, LLAMA3, SCALING, Family
 from tinygrad_llm.weights.stored import Checkpoint, Stored
-
-KINDS = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    8: ("Q8_0", 32, 34),
-    12: ("Q4_K", 256, 144),
-    14: ("Q6_K", 256, 210),
-    30: ("BF16", 1, 2),
-}
-"""Number of a type to its name, and the weights and bytes of a block."""
-
-ARCHITECTURES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""general.architecture to Hugging Face's model_type."""
-
-SETTINGS = {
-    "num_hidden_layers": "block_count",
-    "max_position_embeddings": "context_length",
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "rope_theta": "rope.freq_base",
-    "sliding_window": "attention.sliding_window",
-}
-"""Hugging Face's names of settings to GGUF's, which stand behind the architecture's name."""
-
-NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-"""GGUF's names to Hugging Face's; those of a block without its number and what follows."""
 
 
 def read_gguf(path: Path) -> Checkpoint:
@@ -73,47 +27,100 @@ def read_gguf(path: Path) -> Checkpoint:
     try:
         values, places = read_header(path)
         kind = values.get("general.architecture")
-        if kind not in ARCHITECTURES:
-            raise ValueError(f"its architecture is {str(kind)[:40]!r}; known are {', '.join(ARCHITECTURES)}")
-        config = _config(values, kind, places)
-        tensors = _tensors(path, places)
-        if kind in ("llama", "mistral"):
+        if kind not in FAMILIES:
+            raise ValueError(f"its architecture is {str(kind)[:40]!r}; known are {', '.join(FAMILIES)}")
+        tensors = _tensors(path, places, FAMILIES[kind])
+        config = _config(values, kind, tensors)
+        if kind == "llama":
             tensors = {name: _unpermuted(name, tensor, config) for name, tensor in tensors.items()}
         return Checkpoint(path, config, tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _config(values: Mapping[str, Any], kind: str, places: Mapping[str, Place]) -> dict[str, Any]:
-    """What config.json would say."""
-    config = {"model_type": ARCHITECTURES[kind], "tie_word_embeddings": "output.weight" not in places}
-    config |= {ours: values[f"{kind}.{theirs}"] for ours, theirs in SETTINGS.items() if f"{kind}.{theirs}" in values}
-    if "token_embd.weight" in places:
-        config["vocab_size"] = places["token_embd.weight"].shape[0]
-    heads = config.get("num_attention_heads"), config.get("num_key_value_heads", 1)
+def _config(values: Mapping[str, Any], kind: str, tensors: dict[str, Stored]) -> dict[str, Any]:
+    """What config.json would say. The tensor of frequencies is taken out: what it holds becomes a setting."""
+    family = FAMILIES[kind]
+    config: dict[str, Any] = {"model_type": kind}
+    for ours, theirs in family.settings.items():
+        if f"{kind}.{theirs}" in values:
+            config[ours] = _shortest(values[f"{kind}.{theirs}"])
+    if (table := family.names["token_embd.weight"]) in tensors:
+        config["vocab_size"] = tensors[table].shape[0]
+    if kind == "gpt2":
+        return config | {"resid_pdrop": 0.0}  # the file says nothing of dropout
+    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    if kind == "llama" and config.get("sliding_window"):
+        config["model_type"] = "mistral"
+    heads: tuple[Any, Any] = config.get("num_attention_heads"), config.get("num_key_value_heads", 1)
     if not all(type(count) is int and count > 0 for count in heads):
         raise ValueError(f"its numbers of heads are {heads[0]!r} and {heads[1]!r}")
-    scaling = values.get(f"{kind}.rope.scaling.type", "none")
-    factors = "rope_freqs.weight" in places
-    if scaling not in ("none", "linear", "yarn") or factors:
-        raise ValueError("its rotary positions are scaled by " + ("rope_freqs" if factors else f"{scaling!r}"))
-    if scaling != "none":
-        config["rope_scaling"] = {
-            "rope_type": scaling,
-            "factor": values.get(f"{kind}.rope.scaling.factor"),
-            "original_max_position_embeddings": values.get(f"{kind}.rope.scaling.original_context_length"),
-        }
+    channels = config.get("hidden_size")
+    width = config.get("head_dim", channels // heads[0] if type(channels) is int else 0)
+    if (turned := values.get(f"{kind}.rope.dimension_count", width)) != width:
+        raise ValueError(f"it rotates {turned} of the {width} channels of a head; this model rotates all or none")
+    if scaling := _scaling(values, kind, config, width, tensors.pop(FREQUENCIES, None)):
+        config["rope_scaling"] = scaling
     return config
 
 
-def _tensors(path: Path, places: Mapping[str, Place]) -> dict[str, Stored]:
+def _shortest(value: Any) -> Any:
+    """0.00001 and not 0.0000099999997, which is what float32 has for it."""
+    if type(value) is float and float(np.float32(value)) == value:
+        return float(str(np.float32(value)))
+    return value
+
+
+def _scaling(
+    values: Mapping[str, Any], kind: str, config: Mapping[str, Any], width: Any, divisors: Stored | None
+) -> dict[str, Any]:
+    """How rotary positions are scaled, empty if they are not. ValueError for a way that this model has not."""
+    start = f"{kind}.rope.scaling."
+    given = {name: value for name, value in values.items() if name.startswith(start)}
+    scaling = given.pop(f"{start}type", "linear" if f"{start}factor" in given else "none")  # as llama.cpp has it
+    given.pop(f"{start}finetuned", None)
+    found = {ours: given.pop(f"{kind}.{theirs}", None) for ours, theirs in SCALING.items()}
+    found = {ours: _shortest(value) for ours, value in found.items() if value is not None}
+    if scaling not in ("none", "linear", "yarn"):
+        raise ValueError(f"its rotary positions are scaled by {scaling!r}")
+    if given and scaling != "none":
+        raise ValueError(f"the scaling of its rotary positions has {', '.join(given)}, which is unknown here")
+    if divisors is not None and scaling != "none":
+        raise ValueError(f"its rotary positions are scaled twice, by {scaling!r} and by {FREQUENCIES}")
+    if divisors is not None:
+        return _llama3(divisors, config.get("rope_theta", 10000.0), width)
+    return {"rope_type": scaling, **found} if scaling != "none" else {}
+
+
+def _llama3(divisors: Stored, base: Any, width: Any) -> dict[str, Any]:
+    """The scaling of Llama 3.1, if it is what makes these divisors of the frequencies."""
+    found = divisors.read().astype(np.float64)
+    numbers = type(width) is int and type(base) is float and 1 < base < math.inf
+    if numbers and found.shape == (width // 2,) and np.isfinite(found).all() and (found > 0).all():
+        factor = _shortest(float(found.max()))
+        if np.allclose(found, llama3_divisors(base, width, factor), rtol=1e-4, atol=0):
+            return {"rope_type": "llama3", "factor": factor, **LLAMA3} if factor != 1 else {}
+    raise ValueError(f"its rotary positions are scaled by {FREQUENCIES}, and not as those of Llama 3.1 are")
+
+
+def llama3_divisors(base: float, width: int, factor: float) -> Array:
+    """By what the frequencies of the pairs of a head of `width` channels are divided: by 1 if they turn often in the
+    original context, by `factor` if rarely; see `models.rotary_scaling`."""
+    plain = base ** (-np.arange(0, width, 2) / width)
+    low, high, context = LLAMA3.values()
+    kept = np.clip((context * plain / (2 * math.pi) - low) / (high - low), 0, 1)
+    return 1 / (kept + (1 - kept) / factor)
+
+
+def _tensors(path: Path, places: Mapping[str, Place], family: Family) -> dict[str, Stored]:
     """By Hugging Face's names. ValueError for a tensor of an unknown type, outside of the file, or over another."""
     data = np.memmap(path, np.uint8, "r")
     end, last = 0, "the header"
-    tensors = {}
+    tensors: dict[str, Stored] = {}
     for name, place in sorted(places.items(), key=lambda item: item[1].begin):
         if place.kind not in KINDS:
-            raise ValueError(f"the tensor {name!r} has the type {place.kind}; known are {', '.join(_known())}")
+            known = ", ".join(dtype for dtype, _, _ in KINDS.values())
+            raise ValueError(f"the tensor {name!r} has the type {place.kind}; known are {known}")
         dtype, weights, size = KINDS[place.kind]
         if place.shape[-1] % weights:
             raise ValueError(
@@ -126,21 +133,16 @@ def _tensors(path: Path, places: Mapping[str, Place]) -> dict[str, Stored]:
             raise ValueError(
                 f"the tensor {name!r} ends at byte {end:,}, but the file has {len(data):,}: is it cut short?"
             )
+        if (theirs := family.hugging_face(name)) in tensors:
+            raise ValueError(f"the tensor {theirs!r} stands there by two names")
         read = functools.partial(numbers_of, data[place.begin : end], place.kind, place.shape)
-        tensors[_hugging_face(name)] = Stored(dtype, place.shape, read)
+        stored = Stored(dtype, place.shape, read)
+        tensors[theirs] = _turned(stored) if family.is_turned(name) else stored
     return tensors
 
 
-def _known() -> list[str]:
-    return [name for name, _, _ in KINDS.values()]
-
-
-def _hugging_face(name: str) -> str:
-    """The name there; one that is not known stays, and will be told as one too many."""
-    if found := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name):
-        layer, part, kind = found.groups()
-        return f"model.layers.{layer}.{NAMES[part]}.{kind}" if part in NAMES else name
-    return NAMES.get(name, name)
+def _turned(tensor: Stored) -> Stored:
+    return tensor._replace(shape=tensor.shape[::-1], read=lambda: tensor.read().T)
 
 
 def numbers_of(data: Array, kind: int, shape: tuple[int, ...]) -> Array:
@@ -165,9 +167,8 @@ def numbers_of(data: Array, kind: int, shape: tuple[int, ...]) -> Array:
 def _unpermuted(name: str, tensor: Stored, config: Mapping[str, Any]) -> Stored:
     """Rows of queries and keys in Hugging Face's order. llama.cpp rotates neighbours (2 i, 2 i + 1) where Hugging Face
     rotates (i, i + D/2), and has moved the rows of Llama's for that."""
-    if not (found := re.search(r"self_attn\.([qk])_proj\.(?:weight|bias)", name)):
+    if not (heads := permuted_heads(name, config)):
         return tensor
-    heads = config["num_attention_heads"] if found[1] == "q" else config.get("num_key_value_heads", 1)
     rows = tensor.shape[0]
     if rows % (2 * heads):
         raise ValueError(f"{name} has {rows} rows, no multiple of twice its {heads} heads")
@@ -177,3 +178,11 @@ def _unpermuted(name: str, tensor: Stored, config: Mapping[str, Any]) -> Stored:
         return pairs.swapaxes(1, 2).reshape(tensor.shape)
 
     return tensor._replace(read=read)
+
+
+def permuted_heads(name: str, config: Mapping[str, Any]) -> int:
+    """How many heads the rows of this tensor are of, if they are moved in llama.cpp's files of Llama; else 0."""
+    found = re.search(r"self_attn\.([qk])_proj\.(?:weight|bias)$", name)
+    if not found:
+        return 0
+    return config["num_attention_heads"] if found[1] == "q" else config.get("num_key_value_heads", 1)
