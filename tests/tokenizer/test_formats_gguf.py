@@ -67,7 +67,7 @@ def test_a_gguf_file_is_read_for_its_tokenizer(tmp_path, tokenizer):
     same(Tokenizer.load(tmp_path), tokenizer)
     path.rename(tmp_path / "model.bin")  # known by its content
     same(Tokenizer.load(tmp_path / "model.bin"), tokenizer)
-    with pytest.raises(ValueError, match="GGUF is only read"):
+    with pytest.raises(ValueError, match="a GGUF file holds a model too"):
         tokenizer.save(path)
 
 
@@ -180,3 +180,62 @@ def test_numbers_of_every_kind_are_read(tmp_path):
         assert values[f"one {kind}"] == number
         assert values[f"two {kind}"] == [number, number]
         assert type(values[f"one {kind}"]) is type(number)
+
+
+# ---- what we write
+
+
+@pytest.mark.parametrize(
+    ("pattern", "whole_words", "normal_form"),
+    [
+        ("gpt2", False, ""),
+        ("smollm", False, ""),
+        ("llama3", True, ""),
+        ("qwen2", False, "NFC"),
+        ("o200k", False, ""),
+    ],
+)
+@pytest.mark.parametrize(
+    "conventions",
+    [Conventions(), Conventions((0,), (), 0, 0, "{{ messages }}"), Conventions((), (0,), None, 0)],
+)
+def test_what_is_written_is_read_again(tokenizer, pattern, whole_words, normal_form, conventions, tmp_path):
+    parts = tokenizer._parts._replace(
+        pattern=pattern, whole_words=whole_words, normal_form=normal_form, conventions=conventions
+    )
+    written = Tokenizer(*parts)
+    (tmp_path / "x.gguf").write_bytes(gguf(written.gguf_values(written.vocab_size)))
+    same(Tokenizer.load(tmp_path / "x.gguf"), written)
+
+
+def test_rows_of_the_model_without_a_token_are_unused(tokenizer, tmp_path):
+    rows = tokenizer.vocab_size + 3
+    values = tokenizer.gguf_values(rows)
+    assert values["tokenizer.ggml.token_type"] == [3] + [1] * (rows - 4) + [5] * 3
+    assert values["tokenizer.ggml.tokens"][0] == END
+    assert len(set(values["tokenizer.ggml.tokens"])) == rows
+    assert values["tokenizer.ggml.pre"] == "gpt-2"
+    (tmp_path / "x.gguf").write_bytes(gguf(values))
+    same(Tokenizer.load(tmp_path / "x.gguf"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pattern": "own"}, "GGUF has no name for the pattern 'own'; it has them for .*gpt2"),
+        ({"whole_words": True}, "cannot say that whole words are looked up first and .* with the pattern gpt2"),
+        ({"pattern": "llama3"}, "cannot say that whole words are not looked up first"),
+        ({"normal_form": "NFC"}, "the normal form is 'NFC' with the pattern gpt2"),
+        ({"merges": []}, "no tokenizer without merges"),
+        ({"conventions": Conventions((3,), (), 0, 0)}, r"can add the bos token 0 to a text, but not \[3\]"),
+        ({"conventions": Conventions((), (0, 0), 0, 0)}, r"can add the eos token 0 to a text, but not \[0, 0\]"),
+    ],
+)
+def test_what_gguf_cannot_say_is_refused(tokenizer, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Tokenizer(*tokenizer._parts._replace(**changes)).gguf_values(tokenizer.vocab_size)
+
+
+def test_more_tokens_than_the_model_has_rows_are_refused(tokenizer):
+    with pytest.raises(ValueError, match=f"the tokenizer has the id {tokenizer.vocab_size - 1}, the model has 200"):
+        tokenizer.gguf_values(200)

@@ -155,8 +155,17 @@ class Tokenizer:
         A tokenizer.json holds everything; Hugging Face's `Tokenizer.from_file` reads it too, with the same ids.
         Written beside and renamed: a crash leaves the old file whole.
         """
+        formats.save(path, self._parts)
+
+    def gguf_values(self, rows: int) -> dict[str, Any]:
+        """What stands for it in the GGUF file of a model with `rows` tokens. Raises ValueError if that cannot be said
+        there."""
+        return formats.gguf_tokens.values_of(self._parts, rows)
+
+    @property
+    def _parts(self) -> Parts:
         vocabulary = self.vocabulary
-        parts = Parts(
+        return Parts(
             vocabulary.tokens,
             vocabulary.merges,
             self.special_tokens,
@@ -165,7 +174,6 @@ class Tokenizer:
             vocabulary.normal_form,
             self.conventions,
         )
-        formats.save(path, parts)
 
     # ---- text to ids
 

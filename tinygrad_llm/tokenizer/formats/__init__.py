@@ -5,7 +5,7 @@ Reading, a file is recognised by its content and its name:
 - `tokenizer.json` (Hugging Face), the one that holds everything,
 - `encoder.json` with `vocab.bpe` (GPT-2), or `vocab.json` with `merges.txt`,
 - `*.tiktoken`, `*.tiktoken.gz` (OpenAI),
-- `*.gguf` (llama.cpp), read only,
+- `*.gguf` (llama.cpp), written together with a model only,
 - a folder that has one of these.
 
 Writing, the name decides. A merge or a token that stands twice is refused by name: it would be unclear which counts.
@@ -70,7 +70,7 @@ def save(path: str | PathLike[str], parts: Parts) -> None:
     elif ".tiktoken" in file.suffixes:
         tiktoken_ranks.save(file, parts)
     elif file.suffix == ".gguf":
-        raise ValueError(f"{file}: GGUF is only read; write a tokenizer.json")
+        raise ValueError(f"{file}: a GGUF file holds a model too, see tinygrad-llm convert; write a tokenizer.json")
     else:
         tokenizer_json.save(file, parts)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_llm.gguf_metadata import read_metadata
+from tinygrad_llm.tokenizer.alphabet import to_characters
 from tinygrad_llm.tokenizer.formats.checks import bytes_of_all, check_ids, merges_of
 from tinygrad_llm.tokenizer.formats.parts import Conventions, Given, Parts
 
@@ -27,8 +28,50 @@ _PATTERNS = {
     "gpt-4o": "o200k",
 }
 # types of tokens
-_NORMAL, _UNUSED = 1, 5
+_NORMAL, _CONTROL, _UNUSED = 1, 3, 5
 _SPECIAL = (2, 3, 4)  # unknown, control, user-defined
+
+
+def values_of(parts: Parts, rows: int) -> dict[str, Any]:
+    """Names and values that stand for a tokenizer in a GGUF file whose model has `rows` tokens: `load` backwards.
+
+    Raises ValueError for one that such a file cannot hold.
+    """
+    names = {ours: name for name, ours in reversed(_PATTERNS.items())}
+    if parts.pattern not in names:
+        raise ValueError(f"GGUF has no name for the pattern {parts.pattern[:60]!r}; it has them for {', '.join(names)}")
+    if (parts.whole_words, parts.normal_form) != _habits(parts.pattern):
+        raise ValueError(
+            f"GGUF cannot say that whole words are {'' if parts.whole_words else 'not '}looked up first and the normal "
+            f"form is {parts.normal_form!r} with the pattern {parts.pattern}"
+        )
+    texts = {number: to_characters(token) for token, number in parts.tokens.items()}
+    merges = [f"{texts[a]} {texts[b]}" for a, b in parts.merges]
+    if not merges:
+        raise ValueError("GGUF has no tokenizer without merges")
+    types = dict.fromkeys(texts, _NORMAL) | dict.fromkeys(parts.special_tokens.values(), _CONTROL)
+    texts |= {number: name for name, number in parts.special_tokens.items()}
+    if max(texts) >= rows:
+        raise ValueError(f"the tokenizer has the id {max(texts)}, the model has {rows} tokens")
+    values: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": names[parts.pattern],
+        "tokenizer.ggml.tokens": [texts.get(number, f"[PAD{number}]") for number in range(rows)],  # as llama.cpp's
+        "tokenizer.ggml.token_type": [types.get(number, _UNUSED) for number in range(rows)],
+        "tokenizer.ggml.merges": merges,
+    }
+    around = parts.conventions
+    for end, number, added in (("bos", around.bos_id, around.before), ("eos", around.eos_id, around.after)):
+        if added not in ((), (number,)):
+            raise ValueError(f"GGUF can add the {end} token {number} to a text, but not {list(added)}")
+        values |= {f"tokenizer.ggml.add_{end}_token": bool(added)}
+        values |= {f"tokenizer.ggml.{end}_token_id": number} if number is not None else {}
+    return values | ({"tokenizer.chat_template": around.chat_template} if around.chat_template else {})
+
+
+def _habits(pattern: str) -> tuple[bool, str]:
+    """Whether whole words are looked up first, and the normal form: as the models' own tokenizer.json have them."""
+    return pattern == "llama3", "NFC" if pattern == "qwen2" else ""
 
 
 def load(path: Path, given: Given) -> Parts:
@@ -50,14 +93,15 @@ def load(path: Path, given: Given) -> Parts:
     tokens = dict(zip(bytes_of_all([texts[number] for number in ordinary]), ordinary, strict=True))
     merges = merges_of(_value(values, "tokenizer.ggml.merges", list), vocab)
     pattern = given.pattern or _pattern(values)
+    whole_words, normal_form = _habits(pattern)
     return Parts(
         tokens,
         merges,
         specials | (given.special_tokens or {}),
         pattern,
-        whole_words=pattern == "llama3",  # as llama.cpp and the model's own tokenizer.json have it
-        normal_form="NFC" if pattern == "qwen2" else "",  # so the model's own tokenizer.json
-        conventions=_conventions(values, len(texts), pattern == "llama3"),
+        whole_words,
+        normal_form,
+        _conventions(values, len(texts), pattern == "llama3"),
     )
 
 
