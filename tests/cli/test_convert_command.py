@@ -9,6 +9,7 @@ from tinygrad_llm.cli.main import main
 from tinygrad_llm.generation.loading import load_pretrained
 from tinygrad_llm.models import Bert, BertConfig, Llama, LlamaConfig, load_model
 from tinygrad_llm.tokenizer import Tokenizer, WordPieceTokenizer
+from tinygrad_llm.weights import open_checkpoint
 from tinygrad_llm.weights.safetensors_file import open_safetensors
 
 
@@ -69,6 +70,75 @@ def test_a_model_of_whole_words_keeps_its_vocabulary(tmp_path, capsys):
     WordPieceTokenizer(pieces).save(tmp_path / "from/vocab.txt")
     assert call(capsys, tmp_path / "from", tmp_path / "to")[0] == 0
     assert load_pretrained(tmp_path / "to").tokenizer.encode("the list").tolist() == [2, 5, 6, 3]
+
+
+def gguf():
+    return pytest.importorskip("gguf", reason="gguf is not installed: pip install '.[gguf]'")
+
+
+def test_a_gguf_file_is_the_same_model_with_its_tokenizer(folder, tmp_path, capsys):
+    gguf()
+    Tokenizer.train(["hello there " * 20], 270, pattern="gpt2").save(folder / "tokenizer.json")
+    file, back = tmp_path / "new" / "model.gguf", tmp_path / "back"
+    status, out, _ = call(capsys, folder, file)
+    assert status == 0
+    assert out.startswith(f"wrote {file}: a Llama of ")
+    assert f"{file.stat().st_size / 1e6:,.1f} MB" in out
+    assert "tokenizer" not in out
+    assert call(capsys, file, back)[0] == 0
+    one = load_pretrained(folder)
+    for other in (load_pretrained(file), load_pretrained(back)):
+        assert other.tokenizer.digest == one.tokenizer.digest
+        for name, array in one.model.state_dict().items():
+            np.testing.assert_array_equal(other.model.state_dict()[name], array)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float16", "F16"), ("bfloat16", "BF16"), ("q8_0", "Q8_0")])
+def test_a_gguf_file_of_fewer_bits(tmp_path, capsys, dtype, kind):
+    gguf()
+    Llama(LlamaConfig(64, 32, 32, 2, 2, 1, 32)).save_pretrained(tmp_path / "from")
+    assert call(capsys, tmp_path / "from", tmp_path / "x.gguf", "--dtype", dtype)[0] == 0
+    tensors = open_checkpoint(tmp_path / "x.gguf").tensors
+    assert tensors["model.embed_tokens.weight"].dtype == kind
+
+
+def test_a_tokenizer_that_gguf_cannot_hold_is_told(folder, tmp_path, capsys):
+    gguf()
+    status, out, _ = call(capsys, folder, tmp_path / "x.gguf")  # its pattern is our own
+    assert status == 0
+    assert "the tokenizer was not written: GGUF has no name for the pattern" in out
+    load_model(tmp_path / "x.gguf")
+
+
+def test_a_gguf_file_is_replaced_only_by_force(folder, tmp_path, capsys):
+    gguf()
+    (tmp_path / "x.gguf").write_bytes(b"old")
+    status, _, error = call(capsys, folder, tmp_path / "x.gguf")
+    assert (status, (tmp_path / "x.gguf").read_bytes()) == (1, b"old")
+    assert "exists already; choose another name, or replace it with --force" in error
+    assert call(capsys, folder, tmp_path / "x.gguf", "--force")[0] == 0
+    load_model(tmp_path / "x.gguf")
+    (tmp_path / "folder.gguf").mkdir()
+    assert "is a folder; choose another name" in call(capsys, folder, tmp_path / "folder.gguf", "--force")[2]
+    assert (
+        "is the model that is to be converted" in call(capsys, tmp_path / "x.gguf", tmp_path / "x.gguf", "--force")[2]
+    )
+
+
+def test_options_that_do_not_belong_together(folder, tmp_path, capsys):
+    status, _, error = call(capsys, folder, tmp_path / "to", "--dtype", "q8_0")
+    assert (status, (tmp_path / "to").exists()) == (1, False)
+    assert "q8_0 is for GGUF files" in error
+    status, _, error = call(capsys, folder, tmp_path / "x.gguf", "--shard-size", 5000)
+    assert (status, (tmp_path / "x.gguf").exists()) == (1, False)
+    assert "a GGUF file is not divided" in error
+
+
+def test_one_file_of_weights_is_converted_with_the_tokenizer_beside_it(folder, tmp_path, capsys):
+    (folder / "model.safetensors").rename(folder / "best.safetensors")
+    assert call(capsys, folder / "best.safetensors", tmp_path / "to")[0] == 0
+    digest = Tokenizer.load(folder / "tokenizer.json").digest
+    assert load_pretrained(tmp_path / "to").tokenizer.digest == digest
 
 
 def test_a_model_without_a_tokenizer_is_converted_too(folder, tmp_path, capsys):

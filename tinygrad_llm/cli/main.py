@@ -38,7 +38,7 @@ app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
 app.command(chat, help_epilogue="Example: tinygrad-llm chat smollm2 --weights int8")
 app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
-app.command(convert, help_epilogue="Example: tinygrad-llm convert smollm2 smollm2-bf16 --dtype bfloat16")
+app.command(convert, help_epilogue="Example: tinygrad-llm convert smollm2 smollm2.gguf --dtype q8_0")
 app.command(derive, help_epilogue="Example: tinygrad-llm derive softmax --shape 2,3")
 app.command(tokenizer_app)
 app.command(exercise_app)
