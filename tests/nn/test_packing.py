@@ -1,10 +1,11 @@
 """Weights in one block of memory."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig, load_model
 from tinygrad_llm.nn import Linear
 from tinygrad_llm.nn.packing import LINE, in_one_block, pack_parameters
 
@@ -31,6 +32,15 @@ def test_copies_are_equal_aligned_and_do_not_overlap(kinds):
     assert all((copy == i).all() for i, copy in enumerate(copies))
 
 
+def is_packed(model):
+    for linear in (m for m in model.modules() if isinstance(m, Linear)):
+        assert linear.weight.data.flags.f_contiguous, "(out, in) in memory"
+    assert model.token_embedding.weight.data.flags.c_contiguous
+    places = [p.data.ctypes.data for p in model.parameters()]
+    assert places == sorted(places)
+    assert places[-1] - places[0] < sum(p.data.nbytes + LINE for p in model.parameters())
+
+
 def test_a_packed_model_is_the_same():
     model = GPT(GPTConfig(20, 8, 16, 1, 2))
     ids = np.arange(6)[None]
@@ -40,9 +50,26 @@ def test_a_packed_model_is_the_same():
     assert [name for name, _ in model.named_parameters()] == list(weights)
     for name, parameter in model.named_parameters():
         np.testing.assert_array_equal(parameter.data, weights[name])
-    for linear in (m for m in model.modules() if isinstance(m, Linear)):
-        assert linear.weight.data.flags.f_contiguous, "(out, in) in memory"
-    assert model.token_embedding.weight.data.flags.c_contiguous
-    places = [p.data.ctypes.data for p in model.parameters()]
-    assert places == sorted(places)
-    assert places[-1] - places[0] < sum(p.data.nbytes + LINE for p in model.parameters())
+    is_packed(model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        GPT(GPTConfig(20, 8, 16, 1, 2)),
+        Llama(LlamaConfig(20, 8, 12, 2, 6, 2, 10, tied=False, qkv_bias=True)),
+        Llama(LlamaConfig(20, 8, 12, 2, 6, 2, 10)).astype(np.float64),
+    ],
+    ids=["gpt", "llama", "float64"],
+)
+def test_a_model_is_packed_as_it_is_read(tmp_path, model):
+    model.save_pretrained(tmp_path / "saved")
+    plain, packed = load_model(tmp_path / "saved"), load_model(tmp_path / "saved", packed=True)
+    is_packed(packed)
+    assert all(p.data.flags.c_contiguous for p in plain.parameters())
+    read = zip(model.named_parameters(), plain.named_parameters(), packed.named_parameters(), strict=True)
+    for (name, parameter), *others in read:
+        for other_name, other in others:
+            assert (other_name, other.dtype) == (name, parameter.dtype)
+            np.testing.assert_array_equal(other.data, parameter.data)
+            assert other.data.flags.writeable

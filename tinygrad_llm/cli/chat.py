@@ -14,9 +14,9 @@ from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.generation import Sampling
 from tinygrad_llm.generation.chat import Conversation
+from tinygrad_llm.generation.loading import load_pretrained
 from tinygrad_llm.memory import keep_freed_memory
-from tinygrad_llm.nn.packing import pack_parameters
-from tinygrad_llm.training import WeightKind, load_rounded
+from tinygrad_llm.training import WeightKind, rounded
 
 HELP = "/reset begins anew, /exit or Ctrl-D ends, Ctrl-C stops an answer"
 
@@ -62,9 +62,7 @@ def chat(
     use_threads(threads)
     keep_freed_memory()
     console = plain_console(stderr=True)
-    network, tokenizer = load_rounded(model, weights, console)
-    if weights == "float32":
-        pack_parameters(network)
+    network, tokenizer = rounded(load_pretrained(model, packed=weights == "float32"), weights, console)
     conversation = Conversation(network, tokenizer, sampling, system, max_tokens, seed)
     typed = sys.stdin.isatty()
     if typed:

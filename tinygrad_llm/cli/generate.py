@@ -16,7 +16,6 @@ from tinygrad_llm.generation.filling import fill_gaps, unmasked
 from tinygrad_llm.generation.loading import Loaded, load_pretrained
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.models import T5, Bert
-from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training import WeightKind, load_run, rounded
 
@@ -73,14 +72,12 @@ def generate(
     """
     use_threads(threads)
     keep_freed_memory()
-    loaded = load_pretrained(model)
+    loaded = load_pretrained(model, packed=weights == "float32")
     if isinstance(loaded.model, (T5, Bert)):
         for text in prompt:
             print(_filled(loaded, text, max_tokens, sampling, seed, beams))
         return 0
     network, tokenizer = rounded(loaded, weights, plain_console(stderr=True))
-    if weights == "float32":
-        pack_parameters(network)
     runner = None
     if draft is not None:
         runner, its_own = load_run(draft)

@@ -55,8 +55,9 @@ class Loaded(NamedTuple):
     tokenizer: Tokenizer | WordPieceTokenizer
 
 
-def load_pretrained(name: str | Path) -> Loaded:
-    """The model and the tokenizer that belong together, from `find_model`. ValueError or OSError with the fault."""
+def load_pretrained(name: str | Path, packed: bool = False) -> Loaded:
+    """The model and the tokenizer that belong together, from `find_model`; `packed` for `Pretrained.from_checkpoint`.
+    ValueError or OSError with the fault."""
     path = find_model(name)
     if not path.is_dir() and path.suffix != ".gguf":
         what = "a file that holds no model" if path.exists() else "no such folder or file"
@@ -66,7 +67,7 @@ def load_pretrained(name: str | Path) -> Loaded:
         )
     if path.is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path}: config.json missing; is this a folder that tinygrad-llm train wrote?")
-    model = load_model(path)
+    model = load_model(path, packed)
     tokenizer = load_tokenizer(path)
     if tokenizer is None:
         raise FileNotFoundError(f"{path}: has a model, but no tokenizer")

@@ -22,11 +22,12 @@ def new_model(config: Any, seed: int = 0) -> Pretrained:
     return model(config, seed)  # type: ignore[call-arg]
 
 
-def load_model(path: str | Path) -> Pretrained:
-    """The model in a Hugging Face folder, a run folder or a GGUF file, of the class that its configuration names."""
+def load_model(path: str | Path, packed: bool = False) -> Pretrained:
+    """The model in a Hugging Face folder, a run folder or a GGUF file, of the class that its configuration names;
+    `packed` for `Pretrained.from_checkpoint`."""
     stored = open_checkpoint(Path(path))
     for model in MODELS:
         if stored.model_type in model.layout.MODEL_TYPES:
-            return model.from_checkpoint(stored)
+            return model.from_checkpoint(stored, packed)
     known = ", ".join(kind for model in MODELS for kind in model.layout.MODEL_TYPES)
     raise ValueError(f"{path}: holds a {stored.model_type!r} model; known are {known}")

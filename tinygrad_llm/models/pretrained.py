@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tinygrad_llm.nn import Module, unset
+from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.weights import (
     SHARD,
     Checkpoint,
@@ -68,8 +69,8 @@ class Pretrained(Module):
         return cls.from_checkpoint(open_checkpoint(Path(path)))
 
     @classmethod
-    def from_checkpoint(cls, stored: Checkpoint) -> Self:
-        """The model in files that are open."""
+    def from_checkpoint(cls, stored: Checkpoint, packed: bool = False) -> Self:
+        """The model in files that are open; `packed` as `pack_parameters` leaves it, to be used and not trained."""
         try:
             config = cls.read_config(stored)
             with unset(2 * _numbers(stored) + SLACK):
@@ -77,6 +78,8 @@ class Pretrained(Module):
             if stored.tensors and all(tensor.dtype == "F64" for tensor in stored.tensors.values()):
                 with np.errstate(invalid="ignore"):  # the matrices hold what was in memory, until they are read
                     model.astype(np.float64)
+            if packed:
+                pack_parameters(model, unset=True)
             model.load(stored)
         except (ValueError, MemoryError) as error:
             raise ValueError(f"{stored.path}: {error}") from error
@@ -103,9 +106,8 @@ class Pretrained(Module):
         own = dict(self.named_parameters())
         shapes = {name: parameter.shape for name, parameter in own.items()}
         for name, array in gather(self.layout, self.config, stored.tensors, shapes):
-            parameter = own[name]
-            parameter.data = np.array(array, dtype=parameter.dtype, order="C")
-            parameter.grad = None
+            own[name].data[...] = array
+            own[name].grad = None
 
 
 def _of_kind(name: str, value: Any, default: Any) -> Any:
