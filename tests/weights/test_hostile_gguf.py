@@ -79,6 +79,9 @@ def nan():
     return np.full(32, np.nan, np.float32).tobytes()
 
 
+QUERIES = [name for name, *_ in tensors()].index("blk.0.attn_q.weight")
+END = sum(len(data) for *_, data in tensors())
+
 DAMAGED = {
     "empty": (b"", "is empty: no GGUF file"),
     "another magic": (gguf(magic=b"GGML"), "begins with b'GGML'"),
@@ -123,6 +126,17 @@ DAMAGED = {
         "llama.rope.scaling.attn_factor, which is unknown here",
     ),
     "a scaling of nothing": (gguf(VALUES | {"llama.rope.scaling.factor": 0.0}), "factor=0.0 must be a positive"),
+    "an odd number of rows": (place(QUERIES, shape=(31, 32)), "has 31 rows, no multiple of twice its 1 heads"),
+    "frequencies of nothing": (
+        place(1, name="rope_freqs.weight", shape=(16,), data=bytes(128)),
+        "not as those of Llama 3.1 are",
+    ),
+    "a scaling twice": (
+        gguf(
+            VALUES | {"llama.rope.scaling.type": "linear"}, [*tensors(), ["rope_freqs.weight", (1,), 0, END, bytes(32)]]
+        ),
+        "are scaled twice, by 'linear' and by rope_freqs.weight",
+    ),
     "frequencies of another kind": (place(1, name="rope_freqs.weight"), "not as those of Llama 3.1 are"),
     "not a number": (place(1, data=nan()), "holds numbers that are not finite"),
 }

@@ -21,7 +21,7 @@ from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.progress import counting
 from tinygrad_llm.training.runs import RunFiles
 
-TOKENS = 4096
+TOKENS = 2048
 """Tokens, padding included, that go through a model together."""
 
 
