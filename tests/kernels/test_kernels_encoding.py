@@ -180,6 +180,35 @@ def test_words_that_all_belong_in_one_slot_cost_no_more_than_others(small):
     assert compiled._shelf[0].state[FIELDS.index("used")] < 500  # most of them were not kept
 
 
+def test_whole_words_that_the_table_cannot_hold_are_left_to_the_plain_encoder(small):
+    letters = np.random.default_rng(0).integers(97, 123, (400_000, 8)).astype(np.uint8)
+    low, high = letters.view(np.uint64)[:, 0], np.full(1, 8 << 56, np.uint64)
+    mixed = (low ^ (high * SECOND)) * FIRST
+    one_slot = letters[(mixed ^ (mixed >> np.uint64(32))) & np.uint64(2047) == 7][:100]
+    tokens = {bytes([byte]): byte for byte in range(256)} | {bytes(row): 256 + n for n, row in enumerate(one_slot)}
+    assert compiled_encoder(Vocabulary(tokens, [], "gpt2", whole_words=True), True) is NotImplemented
+    with use_backend("numba"):
+        tokenizer = Tokenizer(tokens, [], {}, "gpt2", whole_words=True)
+        for number in (0, 63, 64, 99):
+            assert tokenizer.encode(bytes(one_slot[number]).decode()).tolist() == [256 + number]
+
+
+def test_a_word_stays_known_while_the_memory_grows(small):
+    vocabulary = Tokenizer.train(LEARNED_FROM, 300, pattern="gpt2").vocabulary
+    plain, compiled = PlainEncoder(vocabulary), compiled_encoder(vocabulary, True)
+    same(plain, compiled, many_words(600))
+    (memory,) = compiled._shelf
+    used = int(memory.state[FIELDS.index("used")])
+    memory.grow()
+    same(plain, compiled, many_words(600))
+    assert int(memory.state[FIELDS.index("used")]) == used  # none was entered once more
+
+
+def test_no_texts_at_all(both):
+    _, compiled = both
+    assert compiled.encode_batch([]) == []
+
+
 def test_threads_at_once_have_memories_of_their_own(both):
     plain, compiled = both
     given_texts = [many_words(2000 + i) for i in range(4)]

@@ -95,6 +95,18 @@ def test_words_with_the_same_hash_are_told_apart():
     assert same(table.content(), words._replace(counts=2 * words.counts))
 
 
+def test_words_made_to_belong_in_one_place_are_spread():
+    whole = (1 << 64) - 1
+    counts = {}
+    for n in range(600):
+        high = (15 << 56) | (n * 0x0101010101)
+        counts[(high * int(SECOND) & whole ^ 7).to_bytes(8, "little") + high.to_bytes(8, "little")[:7]] = 1
+    table = counting.Table(rule_of("gpt2"))
+    table.add(Words.of(counts))
+    free = np.flatnonzero(table._arrays["slots"].reshape(-1, 4)[:, 1] == 0)
+    assert np.diff(free).max() < 200  # without that, all of them would stand side by side
+
+
 @given(
     counts=st.dictionaries(
         st.text("ab漢", min_size=1, max_size=30), st.integers(1, 1 << 40) | st.integers(1, 4), max_size=30

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tinygrad_llm.tokenizer import PATTERNS, Tokenizer
 from tinygrad_llm.tokenizer.encoding import PlainEncoder
 from tinygrad_llm.tokenizer.merging import merge_long, merge_short
+from tinygrad_llm.tokenizer.vocabulary import Vocabulary
 
 LEARNED_FROM = [
     "The model's gradient of a sum is the sum of gradients; we'll derive it.\n\n  def f(x, y=12345):\n        return x",
@@ -190,3 +191,20 @@ def test_copies_and_pickles_share_no_memory_with_the_original(make):
     assert made._encoder is not original._encoder
     del original
     np.testing.assert_array_equal(made.encode(text), expected)
+
+
+def test_ids_are_int32():
+    tokens = {bytes([byte]): byte for byte in range(256)}
+    with pytest.raises(ValueError, match="the id 2147483648; the highest that is possible is 2147483647"):
+        Vocabulary(tokens | {b"ab": 1 << 31}, [], "gpt2")
+    with pytest.raises(ValueError, match="the id 2147483648"):
+        Tokenizer(tokens, [], {"<|end|>": 1 << 31}, "gpt2")
+
+
+def test_a_batch_is_of_texts():
+    tokenizer = Tokenizer.train(["ab ab"], 257)
+    assert tokenizer.encode_batch([]) == []
+    with pytest.raises(TypeError, match=r"one string; write \[text\], or encode\(text\)"):
+        tokenizer.encode_batch("ab")
+    with pytest.raises(TypeError, match="bytes is no text; decode bytes before, as UTF-8"):
+        tokenizer.encode_batch(["ab", b"ab"])

@@ -194,13 +194,15 @@ def encode_from(word, end, state, out, stopping):
     Where the memory of words is full it goes on without it, or, if `stopping`, returns after the chunk.
     """
     rule, spans, tail = state[RULE], state[SPANS], state[TAIL]
-    while word + MARGIN <= end:
+    while word < end:
         if stopping and state[FULL]:
             return word, out
-        last, word = cut(word, end - MARGIN + ONE, end, rule, spans)
-        out = look_up(spans, last, state, out)
-    if word < end:  # what remains, with spaces after it
         left = end - word
+        if left >= MARGIN:
+            last, word = cut(word, end - MARGIN + ONE, end, rule, spans)
+            out = look_up(spans, last, state, out)
+            continue
+        # what remains, with spaces after it
         copy(word, tail, left)
         for i in range(MARGIN):
             write_8(tail + left + np.uint64(i), SPACE)
@@ -208,7 +210,8 @@ def encode_from(word, end, state, out, stopping):
         while at < tail + left:
             last, at = cut(at, tail + left, tail + left, rule, spans)
             out = look_up(spans, last, state, out)
-    return end, out
+        word = end
+    return word, out
 
 
 @compiled
@@ -259,21 +262,30 @@ def address(data):
 
 @compiled
 def seed(text, ends, ids, anyhow, state):
-    """Enter tokens as words: those that merging makes of their own bytes, or all of them `anyhow`."""
+    """Enter tokens as words: those that merging makes of their own bytes, or all of them `anyhow`.
+
+    Returns whether there was a place for each.
+    """
     word = np.uint64(text.ctypes.data)
     begin = ZERO
+    complete = True
     room = np.empty(1, np.uint32)
     for token in range(len(ends)):
         size = np.uint64(ends[token]) - begin
         if size > len(room):
             room = np.empty(2 * size, np.uint32)
         out = np.uint64(room.ctypes.data)
-        if anyhow or (size <= LONGEST and merge_new(word, size, state, out) == ONE and room[0] == ids[token]):
+        known = anyhow
+        if not anyhow and size <= LONGEST:
+            known = merge_new(word, size, state, out) == ONE and room[0] == ids[token]
+        if known and size:
             low, high, hashed = identify(word, size)
             slot = find(state[SLOTS], state[N_SLOTS] * SLOT - ONE, word, size, low, high, hashed, state[LETTERS])
             room[0] = ids[token]
-            if slot != NOWHERE and read_64(slot + HIGH) == ZERO:
+            if slot == NOWHERE:
+                complete = False
+            elif read_64(slot + HIGH) == ZERO:
                 insert(word, size, low, high, slot, ONE, state, out)
         word += size
         begin += size
-    return room[0]  # it must stay until here
+    return complete and len(room) > 0  # which must stay until here

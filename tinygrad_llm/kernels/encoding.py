@@ -132,10 +132,13 @@ class Memory:
         return before
 
     def _begin(self, slots: int) -> None:
+        """Raises ValueError for tokens that must be known as words but cannot all be found in the table."""
         self._arrays.pop("ids", None), self._arrays.pop("letters", None)
         self._room(slots)
         self._set(used=0, ids_used=0, letters_used=0)
-        seed(self._words.text, self._words.ends, self._words.ids, self._words.anyhow, self.state)
+        words = self._words
+        if not seed(words.text, words.ends, words.ids, words.anyhow, self.state) and words.anyhow:
+            raise ValueError("too many tokens belong in one place of the table of words")
         self._set(full=0)
 
     def grow(self) -> None:
@@ -225,7 +228,8 @@ class CompiledEncoder:
             for text in texts:
                 check_text(text)
             raise
-        ends, counts = np.cumsum([len(text) for text in data]), np.zeros(len(data), np.int64)
+        ends = np.cumsum([len(text) for text in data], dtype=np.int64)  # of no texts it would be float64
+        counts = np.zeros(len(data), np.int64)
         memory = self._take()
         joined = b"".join(data)
         ids = memory.ids_of(len(joined), lambda state: encode_several(joined, ends, counts, state))

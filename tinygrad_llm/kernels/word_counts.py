@@ -7,8 +7,9 @@ of four 64-bit numbers: 32 bytes, so a line of the processor's cache holds two.
     count        how often it was seen
     number       which of the words it is
 
-A word is searched slot after slot. As in encoding, the words of a chunk are cut first and counted then, while the slots
-of those that come next are on their way from memory.
+A word is searched slot after slot. A text can be made so that all its words belong in one place, and each search goes
+through all of them; so after some slots it goes on at a place that depends on a secret number. As in encoding, words
+of a chunk are cut first and counted then, while the slots of those that come next are on their way from memory.
 
 Several threads count a part of each batch, in tables of their own. Their words then go into the first table, part after
 part: so the order of the words, and all that depends on it, does not depend on the number of threads.
@@ -16,6 +17,7 @@ part: so the order of the words, and all that depends on it, does not depend on 
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -27,20 +29,20 @@ from tinygrad_llm.kernels.blocks import MARGIN
 from tinygrad_llm.kernels.byte_pairs import AHEAD, SPAN, SPANS_SIZE, TAIL_SIZE, copy, cut
 from tinygrad_llm.kernels.compiled import compiled, is_ready
 from tinygrad_llm.kernels.pretokenize import rule_of
-from tinygrad_llm.kernels.words import HIGH, INLINE, SLOT, identify, move, same_bytes
+from tinygrad_llm.kernels.words import FARTHEST, HALF, HIGH, INLINE, LENGTH, SLOT, hash_of, identify, same_bytes
 from tinygrad_llm.threads import run, thread_count
 from tinygrad_llm.tokenizer.unicode_text import check_text
 from tinygrad_llm.tokenizer.word_counts import PIECE, Words, compiled_counting, most_frequent, too_many
 
 FIELDS = (
     "rule", "text", "at", "words", "letters", "more_words", "more_letters",
-    "slots", "store", "edges", "spans", "tail", "n_slots", "n_letters", "most",
+    "slots", "store", "edges", "spans", "tail", "n_slots", "n_letters", "most", "secret",
 )  # fmt: skip
 """The numbers of a table, in their order: where counting has got to, how much is used, for how much more there must be
-room, the addresses of the arrays, their sizes."""
+room, the addresses of the arrays, their sizes, and an odd number that no text can know."""
 (
     RULE, TEXT, AT, WORDS, LETTERS, MORE_WORDS, MORE_LETTERS,
-    SLOTS, STORE, EDGES, SPANS, TAIL, N_SLOTS, N_LETTERS, MOST,
+    SLOTS, STORE, EDGES, SPANS, TAIL, N_SLOTS, N_LETTERS, MOST, SECRET,
 ) = range(len(FIELDS))  # fmt: skip
 
 COUNT, NUMBER = np.uint64(16), np.uint64(24)
@@ -61,23 +63,45 @@ def has_room(state, words, letters):
 
 
 @compiled
-def add(word, size, low, high, hashed, count, state):
-    """Add to the count of the word at an address. There must be room for one more."""
-    if size > INLINE:
-        high = size
+def secret_hash(word, size, secret):
+    """A hash of the word at an address that depends on a secret number."""
+    mixed = size
+    for i in range(size):
+        mixed = (mixed ^ read_8(word + np.uint64(i))) * secret
+        mixed ^= mixed >> HALF
+    return mixed
+
+
+@compiled
+def search(word, size, low, high, hashed, state):
+    """The address of the slot that holds the word at an address, or of the empty one where it would be."""
     mask = state[N_SLOTS] * SLOT - ONE
     place = hashed * SLOT
+    searched = 0
     while True:
         slot = state[SLOTS] + (place & mask)
         held = read_64(slot + HIGH)
         if held == ZERO:
-            break
+            return slot
         if held == high and read_64(slot) == low:
             begin = read_64(state[EDGES] + EIGHT * read_64(slot + NUMBER))
             if size <= INLINE or same_bytes(word, state[STORE] + begin, size):
-                write_64(slot + COUNT, read_64(slot + COUNT) + count)
-                return
+                return slot
         place += SLOT
+        searched += 1
+        if searched == FARTHEST:
+            place = secret_hash(word, size, state[SECRET]) * SLOT
+
+
+@compiled
+def add(word, size, low, high, hashed, count, state):
+    """Add to the count of the word at an address. There must be room for one more."""
+    if size > INLINE:
+        high = size
+    slot = search(word, size, low, high, hashed, state)
+    if read_64(slot + HIGH):
+        write_64(slot + COUNT, read_64(slot + COUNT) + count)
+        return
     number, begin = state[WORDS], state[LETTERS]
     write_64(slot, low)
     write_64(slot + HIGH, high)
@@ -183,6 +207,19 @@ def piece_end(word, end, piece):
 
 
 @compiled
+def move(slots, state):
+    """Enter the slots of a table that was smaller."""
+    for place in range(0, len(slots), 4):
+        low, high, number = slots[place], slots[place + 1], slots[place + 3]
+        if high:
+            begin, end = read_64(state[EDGES] + EIGHT * number), read_64(state[EDGES] + EIGHT * (number + ONE))
+            hashed = hash_of(low, high) if high & LENGTH else low
+            slot = search(state[STORE] + begin, end - begin, low, high, hashed, state)
+            for i in range(4):
+                write_64(slot + EIGHT * np.uint64(i), slots[place + i])
+
+
+@compiled
 def read_counts(slots, counts):
     """The counts of all slots, in the order of the words."""
     for slot in range(len(slots) // 4):
@@ -196,7 +233,7 @@ class Table:
     def __init__(self, rule: int) -> None:
         self.state = np.zeros(len(FIELDS), np.uint64)
         self._arrays: dict[str, np.ndarray] = {}
-        self._set(rule=rule)
+        self._set(rule=rule, secret=int.from_bytes(os.urandom(8)) | 1)
         self._keep(spans=np.zeros(SPANS_SIZE, np.uint8), tail=np.zeros(TAIL_SIZE, np.uint8))
         self.clear()
 
@@ -245,7 +282,7 @@ class Table:
             while slots * 5 // 8 < words:
                 slots *= 2
             self._slots(slots)
-            move(before, self._arrays["slots"])
+            move(before, self.state)
 
     def count(self, texts: Sequence[str]) -> None:
         """Count the words of texts. Raises ValueError for a lone surrogate."""

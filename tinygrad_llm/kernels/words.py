@@ -122,10 +122,17 @@ def find(slots, mask, word, size, low, high, hashed, letters):
 
 @compiled
 def move(slots, larger):
-    """Enter the words of a table into a larger, empty one."""
-    mask = np.uint64(len(larger)) - FOUR
+    """Enter the words of a table into a larger, empty one.
+
+    It begins at an empty slot and goes around. So the words before a word never reach the slot where it was, and no
+    search gets longer: a word that was found is found again.
+    """
+    last, mask = np.uint64(len(slots)) - FOUR, np.uint64(len(larger)) - FOUR
+    begin = ZERO
+    while slots[begin + ONE]:
+        begin += FOUR
     for number in range(len(slots) // 4):
-        old = np.uint64(number) * FOUR
+        old = (begin + np.uint64(number) * FOUR) & last
         low, high = slots[old], slots[old + ONE]
         if high == ZERO:
             continue

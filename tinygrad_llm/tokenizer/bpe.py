@@ -20,7 +20,7 @@ from tinygrad_llm.tokenizer.pretokenize import PATTERNS, compile_pattern, patter
 from tinygrad_llm.tokenizer.special_names import Names, allowed_names, cut_at_names, refuse_names
 from tinygrad_llm.tokenizer.streaming import StreamDecoder
 from tinygrad_llm.tokenizer.trainer import Learned, Pair, Progress, learn_merges
-from tinygrad_llm.tokenizer.vocabulary import Vocabulary
+from tinygrad_llm.tokenizer.vocabulary import Vocabulary, check_range
 from tinygrad_llm.tokenizer.word_counts import count_words
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
@@ -66,8 +66,7 @@ class Tokenizer:
     def _check_special_tokens(self) -> None:
         if len(self._bytes) < len(self.vocabulary.tokens) + len(self.special_tokens):
             raise ValueError("the vocabulary gives one id to two tokens")
-        if (lowest := min(self.special_tokens.values(), default=0)) < 0:
-            raise ValueError(f"the vocabulary has the negative id {lowest}")
+        check_range(self.special_tokens.values())
         for name in self.special_tokens:
             if not name or self._is_ordinary(name):
                 raise ValueError(f"special token {name!r} is an ordinary token too; choose a rarer name, as <|name|>")
@@ -208,9 +207,15 @@ class Tokenizer:
     ) -> list[np.ndarray]:
         """The ids of each text, int32, as `encode` gives them; large batches are shared out among the threads.
 
-        The ids of several texts may lie in one piece of memory: keep one, and all of them stay.
+        The ids of several texts may lie in one piece of memory: keep one, and all of them stay. Raises as `encode`, and
+        TypeError for a single text.
         """
+        if isinstance(texts, str):
+            raise TypeError("encode_batch: texts is one string; write [text], or encode(text)")
         texts = list(texts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"encode_batch: {type(text).__name__} is no text; decode bytes before, as UTF-8")
         if allowed_names(allowed_special, self.special_tokens):
             return [self._encode_with(text, allowed_special, disallowed_special) for text in texts]
         for text in texts:

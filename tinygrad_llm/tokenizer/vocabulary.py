@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tinygrad_llm.tokenizer.trainer import Pair
+
+MOST_IDS = 1 << 31
+"""Ids are int32."""
 
 
 class Vocabulary:
@@ -25,7 +30,7 @@ class Vocabulary:
         whole_words: bool = False,
         normal_form: str = "",
     ) -> None:
-        """Raises ValueError for no tokens, an id negative or used twice, a merge of unknown tokens, a wrong form."""
+        """Raises ValueError for no tokens, an id used twice or out of range, an impossible merge, a wrong form."""
         self.tokens, self.merges, self.pattern, self.whole_words = tokens, merges, pattern, whole_words
         self.normal_form = normal_form
         if normal_form not in ("", "NFC"):
@@ -36,8 +41,7 @@ class Vocabulary:
         self.absent = bytes(byte for byte in range(256) if bytes([byte]) not in tokens)
         if len(self.bytes_of) < len(tokens):
             raise ValueError("the vocabulary gives one id to two tokens")
-        if (lowest := min(self.bytes_of)) < 0:
-            raise ValueError(f"the vocabulary has the negative id {lowest}")
+        check_range(self.bytes_of)
         try:
             self.made = [tokens[self.bytes_of[a] + self.bytes_of[b]] for a, b in merges]
         except KeyError:
@@ -49,3 +53,11 @@ class Vocabulary:
                 raise ValueError(f"merge {rank} joins ids {a} and {b}, which are not both ordinary tokens")
             if (joined := self.bytes_of[a] + self.bytes_of[b]) not in self.tokens:
                 raise ValueError(f"merge {rank} makes {joined!r}, which is not in the vocabulary")
+
+
+def check_range(ids: Collection[int]) -> None:
+    """Raises ValueError for an id that is negative, or no int32."""
+    if (lowest := min(ids, default=0)) < 0:
+        raise ValueError(f"the vocabulary has the negative id {lowest}")
+    if (highest := max(ids, default=0)) >= MOST_IDS:
+        raise ValueError(f"the vocabulary has the id {highest}; the highest that is possible is {MOST_IDS - 1}")
