@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,14 +35,21 @@ def read_records(path: str | PathLike[str], parse: Callable[[str], Record]) -> l
         try:
             records.append(parse(line))
         except ValueError as error:
-            faults.append(f"  line {number}: {error}")
-    if faults:
-        more = [f"  and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
-        count = "1 faulty line" if len(faults) == 1 else f"{len(faults):,} faulty lines"
-        raise DataError("\n".join([f"{path}: {count}", *faults[:SHOWN], *more]))
+            faults.append((number, str(error)))
+    refuse_faulty(path, faults)
     if not records:
         raise DataError(f"{path}: all its lines are blank", "empty")
     return records
+
+
+def refuse_faulty(path: Path, faults: Sequence[tuple[int, str]]) -> None:
+    """DataError that lists (number of a line, what is wrong with it), unless there are none."""
+    if not faults:
+        return
+    shown = [f"  line {number}: {fault}" for number, fault in faults[:SHOWN]]
+    more = [f"  and {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+    count = "1 faulty line" if len(faults) == 1 else f"{len(faults):,} faulty lines"
+    raise DataError("\n".join([f"{path}: {count}", *shown, *more]))
 
 
 def json_value(line: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tinygrad_llm.data.padding import batches_by_length, padded
 from tinygrad_llm.models.bert import Bert
 from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
@@ -46,8 +47,8 @@ def embed(
     model.eval()
     try:
         with no_grad():
-            for batch in _batches(rows):
-                ids, mask = _padded([rows[number] for number in batch])
+            for batch in batches_by_length(rows, BATCH):
+                ids, mask = padded([rows[number] for number in batch])
                 vectors[batch] = mean_pooled(model.hidden(ids, mask), mask).data
                 done += len(batch)
                 if progress:
@@ -60,21 +61,3 @@ def embed(
 def _cut(ids: Array, longest: int) -> Array:
     """The first tokens, and the [SEP] at the end."""
     return ids if len(ids) <= longest else np.append(ids[: longest - 1], ids[-1])
-
-
-def _batches(rows: Sequence[Array]) -> Iterator[list[int]]:
-    """Numbers of rows, the longest first, as many as have at most `BATCH` tokens when they are padded."""
-    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
-    while order:
-        count = max(1, BATCH // len(rows[order[0]]))
-        yield order[:count]
-        order = order[count:]
-
-
-def _padded(rows: Sequence[Array]) -> tuple[Array, Array]:
-    """ids (B, T), filled up with 0, and the mask (B, 1, 1, T) of what is real."""
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.zeros(mask.shape, np.int64)
-    ids[mask] = np.concatenate(rows)
-    return ids, mask[:, None, None]
