@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_llm.models.bert import Bert, DistilBert
+from tinygrad_llm.models.classifier import Classifier
 from tinygrad_llm.models.gpt import GPT
 from tinygrad_llm.models.llama import Llama
 from tinygrad_llm.models.pretrained import Pretrained
@@ -18,7 +19,8 @@ MODELS: tuple[type[Pretrained], ...] = (GPT, Llama, Recurrent, DistilBert, Bert,
 
 def new_model(config: Any, seed: int = 0) -> Pretrained:
     """A model of the class that the configuration is of, with initial weights."""
-    model = next(model for model in MODELS if isinstance(config, model.config_type))
+    known: tuple[type[Pretrained], ...] = (*MODELS, Classifier)
+    model = next(model for model in known if isinstance(config, model.config_type))
     return model(config, seed)  # type: ignore[call-arg]
 
 
@@ -28,6 +30,7 @@ def load_model(path: str | Path, packed: bool = False) -> Pretrained:
     stored = open_checkpoint(Path(path))
     for model in MODELS:
         if stored.model_type in model.layout.MODEL_TYPES:
-            return model.from_checkpoint(stored, packed)
+            found = Classifier if Classifier.knows(stored) else model
+            return found.from_checkpoint(stored, packed)
     known = ", ".join(kind for model in MODELS for kind in model.layout.MODEL_TYPES)
     raise ValueError(f"{path}: holds a {stored.model_type!r} model; known are {known}")

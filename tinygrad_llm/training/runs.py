@@ -10,6 +10,7 @@ from rich.console import Console
 from tinygrad_llm.data import TokenFile
 from tinygrad_llm.generation.loading import Loaded, load_pretrained
 from tinygrad_llm.models import Decoder
+from tinygrad_llm.models.classifier import classes_of
 from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.progress import counting
@@ -43,6 +44,10 @@ class RunFiles:
 def decoder_of(loaded: Loaded) -> tuple[Decoder, Tokenizer]:
     """A model that goes on with a text, and its tokenizer. ValueError if it is another, or if they do not fit."""
     path, model, tokenizer = loaded
+    if labels := classes_of(model):
+        raise ValueError(
+            f"{path}: holds a classifier into {len(labels)} classes, which writes no text; use tinygrad-llm predict"
+        )
     if not isinstance(model, Decoder) or not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which is not made to go on with a text")
     held_out = RunFiles(path).validation
