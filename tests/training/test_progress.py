@@ -51,13 +51,13 @@ def test_past_losses_are_those_up_to_the_step_that_is_resumed(tmp_path):
 
 
 def test_a_resumed_run_hands_its_losses_on(tmp_path, monkeypatch):
-    from tinygrad_llm.training import TrainConfig, pretrain, pretraining
+    from tinygrad_llm.training import TrainConfig, pretrain, running
 
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {i} of a text\n" for i in range(300)), encoding="utf-8")
     given = []
     real = shown.Progress
-    monkeypatch.setattr(pretraining, "Progress", lambda *arguments: given.append(arguments[3]) or real(*arguments))
+    monkeypatch.setattr(running, "Progress", lambda *arguments: given.append(arguments[3]) or real(*arguments))
     sizes = {"context": 8, "batch_size": 2, "vocab_size": 270, "layers": 1, "channels": 8, "heads": 2, "warmup": 1}
     console = Console(file=io.StringIO())
     for steps, resume in ((3, False), (4, True)):

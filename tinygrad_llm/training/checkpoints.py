@@ -1,8 +1,9 @@
 """Checkpoints that survive a kill at any moment, and a resumed run that continues bit for bit.
 
 A checkpoint is a folder ``checkpoints/step-00000250`` with the weights, the optimiser's state, and ``state.json`` that
-holds the step and the SHA-256 of the other two. It is written under another name, flushed to disk, then renamed: so a
-folder with the right name is complete. The last two are kept, in case the disk damages one.
+holds the step and the SHA-256 of the others. It is written under another name, flushed to disk, then renamed: so a
+folder with the right name is complete. The last two are kept, in case the disk damages one; and the best, if that is
+what the run will keep.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tinygrad_llm.files import atomic_write, sync
 from tinygrad_llm.models.pretrained import Pretrained
@@ -23,20 +24,49 @@ from tinygrad_llm.weights import load_arrays, open_checkpoint, save_arrays
 
 KEEP = 2
 
-MODEL = "config.json", "model.safetensors"
-"""The files of a model."""
+
+class Saver(Protocol):
+    """What of a model is saved: all of it, or what was trained."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The names of the files."""
+
+    def save(self, folder: Path) -> None:
+        """Write them."""
+
+    def load(self, folder: Path) -> None:
+        """Take the weights from them."""
 
 
-def save_checkpoint(run: Path, step: int, model: Pretrained, optimizer: Optimizer, about: dict[str, Any]) -> Path:
-    """Save everything needed to go on after `step`, and make its model the run's."""
+class WholeModel:
+    """Saves all of a model."""
+
+    files = "config.json", "model.safetensors"
+
+    def __init__(self, model: Pretrained) -> None:
+        self.model = model
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        self.model.load(open_checkpoint(folder))
+
+
+def save_checkpoint(
+    run: Path, step: int, saver: Saver, optimizer: Optimizer, about: dict[str, Any], best: int = 0
+) -> Path:
+    """Save everything needed to go on after `step`, and make its model the run's. The checkpoint of the step `best` is
+    kept besides the last."""
     parent = run / "checkpoints"
     parent.mkdir(exist_ok=True)
     for leftover in parent.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
-    temporary, folder = parent / f".step-{step:08d}.tmp", parent / f"step-{step:08d}"
+    temporary, folder = parent / f".step-{step:08d}.tmp", folder_of(run, step)
     try:
         temporary.mkdir()
-        _write(temporary, step, model, optimizer, about)
+        _write(temporary, step, saver, optimizer, about)
     except OSError:  # a full disk: do not leave it fuller
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -44,32 +74,38 @@ def save_checkpoint(run: Path, step: int, model: Pretrained, optimizer: Optimize
         shutil.rmtree(folder)
     os.replace(temporary, folder)
     sync(parent)
-    publish(run, folder)
+    publish(run, folder, saver)
     for old in _folders(run)[KEEP:]:
-        shutil.rmtree(old)
+        if old != folder_of(run, best):
+            shutil.rmtree(old)
     return folder
 
 
-def _write(folder: Path, step: int, model: Pretrained, optimizer: Optimizer, about: dict[str, Any]) -> None:
-    """The three files of a checkpoint."""
-    model.save_pretrained(folder)
+def folder_of(run: Path, step: int) -> Path:
+    """Where the checkpoint after a step is."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def _write(folder: Path, step: int, saver: Saver, optimizer: Optimizer, about: dict[str, Any]) -> None:
+    """The files of a checkpoint."""
+    saver.save(folder)
     save_arrays(folder / "optimizer.safetensors", optimizer.state_dict(), {})
-    digests = {name: _sha256(folder / name) for name in (*MODEL, "optimizer.safetensors")}
+    digests = {name: _sha256(folder / name) for name in (*saver.files, "optimizer.safetensors")}
     state = {**about, "step": step, "sha256": digests}
     atomic_write(folder / "state.json", json.dumps({**state, "own_sha256": _seal(state)}, indent=2).encode())
     sync(folder)
 
 
-def publish(run: Path, folder: Path) -> None:
+def publish(run: Path, folder: Path, saver: Saver) -> None:
     """Make a checkpoint's model the run's."""
-    for name in MODEL:
+    for name in saver.files:
         atomic_write(run / name, functools.partial(shutil.copyfile, folder / name))
 
 
 def load_checkpoint(
-    run: Path, model: Pretrained, optimizer: Optimizer, warn: Callable[[str], None] = lambda message: None
+    run: Path, saver: Saver, optimizer: Optimizer, warn: Callable[[str], None] = lambda message: None
 ) -> dict[str, Any] | None:
-    """Restore the newest sound checkpoint into `model` and `optimizer`; return its state, or None if there is none.
+    """Restore the newest sound checkpoint into the model and `optimizer`; return its state, or None if there is none.
 
     A damaged one is reported through `warn` and the one before is tried. If all are damaged: ValueError.
     """
@@ -78,14 +114,14 @@ def load_checkpoint(
         try:
             state = verify(folder)
             optimizer.load_state_dict(load_arrays(folder / "optimizer.safetensors")[0])
-            model.load(open_checkpoint(folder))
+            saver.load(folder)
         except (ValueError, KeyError, OSError) as error:
             warn(f"the checkpoint {folder.name} is damaged and was not used: {error}")
             damaged.append(folder)
             continue
         for each in damaged:  # else it would count among those that are kept
             shutil.rmtree(each)
-        publish(run, folder)
+        publish(run, folder, saver)
         return state
     if folders:
         raise ValueError(f"{run}: none of its {len(folders)} checkpoints can be read; train again with another --out")

@@ -9,19 +9,18 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tinygrad_llm import random
 from tinygrad_llm.memory import keep_freed_memory
-from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn import Module
 from tinygrad_llm.optim import Optimizer, clip_factor, global_norm
 from tinygrad_llm.tensor import Tensor
-from tinygrad_llm.training.checkpoints import save_checkpoint
-from tinygrad_llm.training.config import TrainConfig
-from tinygrad_llm.training.metrics import Metrics, plot_loss, read_metrics, write_samples
+from tinygrad_llm.training.checkpoints import Saver, save_checkpoint
+from tinygrad_llm.training.loop_config import LoopConfig
+from tinygrad_llm.training.metrics import BestMeasurement, Metrics, plot_loss, read_metrics, write_samples
 from tinygrad_llm.training.progress import Progress
 from tinygrad_llm.training.signals import StopRequest
 
@@ -51,7 +50,7 @@ class Task(Protocol):
 
 
 def training_step(
-    model: Module, optimizer: Optimizer, task: Task, step: int, config: TrainConfig
+    model: Module, optimizer: Optimizer, task: Task, step: int, config: LoopConfig
 ) -> tuple[float, float, int]:
     """One update; returns the mean loss, the gradient's norm before clipping, and the number of targets.
 
@@ -77,26 +76,40 @@ def training_step(
     return total, norm, targets
 
 
+class Reached(NamedTuple):
+    """Where training ended."""
+
+    step: int
+    """Completed steps."""
+    done: bool
+    """Whether all is done: every step, or as many as patience allowed."""
+    best: BestMeasurement
+    """The best measurement so far."""
+
+
 def train(
-    model: Pretrained,
+    model: Module,
+    saver: Saver,
     optimizer: Optimizer,
     task: Task,
-    config: TrainConfig,
+    config: LoopConfig,
     run: Path,
     about: dict[str, Any],
     start: int,
     progress: Progress,
     stop: StopRequest,
-) -> int:
-    """Run steps `start` to the end, or until a stop is requested; return the number of completed steps.
+) -> Reached:
+    """Run steps `start` to the end, or until there is no more patience, or a stop is requested.
 
     Leaves checkpoints and metrics in the folder `run`, and the plot and the samples made from the metrics.
     """
     keep_freed_memory()
     metrics = Metrics(run / "metrics.jsonl", start)
-    step = start
+    best = BestMeasurement.of(read_metrics(run / "metrics.jsonl"))
+    step, tired, stopping = start, best.tired(config.patience), False
     try:
-        for step in range(start + 1, config.steps + 1):
+        while step < config.steps and not (tired or stopping):
+            step += 1
             model.train()
             began = time.perf_counter()
             with np.errstate(all="ignore"):  # what is not finite is reported once, as an error
@@ -107,23 +120,24 @@ def train(
                 step=step, loss=loss, gradient_norm=norm, learning_rate=rate, tokens=targets, seconds=round(seconds, 6)
             )
             progress.step(step, loss, targets, seconds)
-            last = step == config.steps
+            last, improved = step == config.steps, False
             if last or _due(step, config.validate_every):
                 measured = task.validate(model.eval())
                 metrics.write(step=step, **measured)
                 progress.validated(step, measured)
+                improved = best.see(step, measured["validation_loss"])
+                tired = best.tired(config.patience)
                 _show(run)
-            if last or _due(step, config.sample_every):
+            if last or tired or _due(step, config.sample_every):
                 metrics.write(step=step, sample=task.sample(model.eval()))
             stopping = stop.requested
-            if last or stopping or _due(step, config.checkpoint_every):
-                save_checkpoint(run, step, model, optimizer, about)
-            if stopping:
-                break
+            ends = last or tired or stopping
+            if ends or _due(step, config.checkpoint_every) or (config.best and improved):
+                save_checkpoint(run, step, saver, optimizer, about, best.step if config.best else 0)
     finally:
         metrics.close()
     _show(run)
-    return step
+    return Reached(step, step == config.steps or tired, best)
 
 
 def _show(run: Path) -> None:

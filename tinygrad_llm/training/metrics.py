@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tinygrad_llm.files import atomic_write
 
@@ -43,6 +45,34 @@ def past_losses(path: Path, step: int) -> list[float]:
     """The training losses up to `step`, if the file is there."""
     rows = read_metrics(path) if path.exists() else []
     return [row["loss"] for row in rows if "loss" in row and row["step"] <= step]
+
+
+class BestMeasurement:
+    """The step after which the loss on what is held out was lowest, and how many measurements came since."""
+
+    def __init__(self) -> None:
+        self.step, self.loss, self.since = 0, math.inf, 0
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> Self:
+        """That of the metrics so far."""
+        best = cls()
+        for row in rows:
+            if "validation_loss" in row:
+                best.see(row["step"], row["validation_loss"])
+        return best
+
+    def see(self, step: int, loss: float) -> bool:
+        """Take a measurement into account; whether it is better than all before."""
+        if loss < self.loss:
+            self.step, self.loss, self.since = step, loss, 0
+            return True
+        self.since += 1
+        return False
+
+    def tired(self, patience: int) -> bool:
+        """Whether so many measurements came since, and none was better; never for 0."""
+        return 0 < patience <= self.since
 
 
 def plot_loss(rows: list[dict[str, Any]], path: Path) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from tinygrad_llm import random
@@ -32,21 +31,19 @@ from tinygrad_llm.data.files import Errors
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.models import Decoder, new_model
-from tinygrad_llm.nn import Module
-from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.architectures import model_config
-from tinygrad_llm.training.checkpoints import known_tokenizer, load_checkpoint
+from tinygrad_llm.training.checkpoints import WholeModel, known_tokenizer
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.evaluation import measure
-from tinygrad_llm.training.loop import Batch, Task, train
+from tinygrad_llm.training.loop import Batch, Task
 from tinygrad_llm.training.masked import MaskedLanguageModeling
-from tinygrad_llm.training.metrics import past_losses, read_metrics
-from tinygrad_llm.training.progress import Progress, counting, waiting
+from tinygrad_llm.training.metrics import read_metrics
+from tinygrad_llm.training.progress import counting, waiting
+from tinygrad_llm.training.running import run_folder, run_task, settled
 from tinygrad_llm.training.runs import RunFiles
-from tinygrad_llm.training.signals import StopRequest
 from tinygrad_llm.training.spans import SpanCorruption
 from tinygrad_llm.training.vocabulary import train_tokenizer
 
@@ -105,40 +102,27 @@ def read_corpus(data: str, errors: Errors = "strict") -> TextFiles | list[Docume
 
 
 def pretrain(
-    config: TrainConfig, run: Path, resume: bool, console: Console, given: Collection[str] | None = None
+    config: TrainConfig,
+    run: Path,
+    resume: bool,
+    console: Console,
+    given: Collection[str] | None = None,
+    brief: bool = False,
 ) -> int:
     """Train in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0).
 
-    `given` names the settings that were asked for, where some are left to a run that is resumed.
+    `given` names the settings that were asked for, where some are left to a run that is resumed. `brief` leaves the
+    report out, for one training among several: no comparison with simple methods, and no sample is shown.
     """
-    if run.is_file():
-        raise ValueError(f"{run}: is a file; --out needs a folder")
-    is_new = not run.exists()
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{run}: another process is training in this folder") from None
-    try:
-        return _pretrain(config, run, resume, console, given)
-    except KeyboardInterrupt:
-        if RunFiles(run).config.exists():
-            console.print(_how_to_go_on(run))
-        raise
-    finally:
-        lock.release()
-        if is_new and not RunFiles(run).config.exists():  # nothing came of it, as the text could not be used
-            (run / ".lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                run.rmdir()
+    with run_folder(run, "train", console):
+        return _pretrain(config, run, resume, console, given, brief)
 
 
-def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, given: Collection[str] | None) -> int:
-    config = _settings(config, run, resume, given, console)
+def _pretrain(
+    config: TrainConfig, run: Path, resume: bool, console: Console, given: Collection[str] | None, brief: bool
+) -> int:
+    config = settled(config, run, resume, given, console)
     files = RunFiles(run)
-    for leftover in run.glob(".*.tmp"):  # of a process that was killed while it wrote
-        leftover.unlink()
     if not files.prepared():
         sides = _read(config, console)  # before anything is written: the text may be unusable
         if not files.config.exists():
@@ -146,53 +130,17 @@ def _pretrain(config: TrainConfig, run: Path, resume: bool, console: Console, gi
         _prepare(config, files, sides, console)
     tokenizer, training, validation = files.load()
     model = new_model(model_config(config, tokenizer.vocab_size), config.seed)
-    optimizer = make_optimizer(config, model)
     about = {"tokenizer": tokenizer.digest, "training_tokens": training.digest}
-    state = load_checkpoint(run, model, optimizer, lambda message: console.print(f"warning: {message}"))
-    start = 0 if state is None else int(state["step"])
-    if state is not None and any(state.get(name) != digest for name, digest in about.items()):
-        raise ValueError(f"{run}: its tokenizer or its text is not the one that its checkpoints were trained with")
-    if start > config.steps:
-        raise ValueError(f"{run}: {start} steps are done already; --steps {config.steps} would be fewer")
-    config.save(files.config)
-    console.print(f"model       {type(model).__name__}, {model.parameter_count():,} parameters" + _resumed(start))
     task = TASKS.get(config.model, LanguageModeling)(config, training, validation, tokenizer)
-    losses = past_losses(run / "metrics.jsonl", start)
-    with StopRequest() as stop, Progress(console, start, config.steps, losses) as progress:
-        reached = train(model, optimizer, task, config, run, about, start, progress, stop)
-    if reached < config.steps:
-        console.print(f"stopped after step {reached} of {config.steps}; nothing is lost. " + _how_to_go_on(run))
-        return stop.status
+    trained = run_task(run, model, WholeModel(model), task, config, about, "train", console)
+    if not trained.done:
+        return trained.status
+    if brief:
+        return 0
     if isinstance(model, Decoder):
         _compare(run, model, tokenizer, training, validation, config, console)
     _show_result(run, EXAMPLES.get(config.model, "def "), console)
     return 0
-
-
-def _how_to_go_on(run: Path) -> str:
-    return f"To go on:\n  tinygrad-llm train --resume --out {shlex.quote(str(run))}"
-
-
-def _settings(
-    config: TrainConfig, run: Path, resume: bool, given: Collection[str] | None, console: Console
-) -> TrainConfig:
-    """The settings that hold: those asked for, or those of the run that is taken up."""
-    file = RunFiles(run).config
-    if not file.exists():
-        if any(not path.name.startswith(".") for path in run.iterdir()):
-            raise ValueError(f"{run}: a folder that is not empty and holds no run; choose another --out")
-        if resume and given is not None and not set(given) - {"resume", "out"}:
-            raise ValueError(f"{run}: there is no run to resume; to begin one, give the whole command again")
-        if resume:
-            console.print(f"{run}: there is no run to resume yet; this begins one")
-        return config
-    if not resume:
-        raise ValueError(f"{run}: there is a run already; continue it with --resume, or choose another --out")
-    saved = TrainConfig.load(file)
-    try:
-        return saved.resumed_with(config, given)
-    except ValueError as error:
-        raise ValueError(f"{run}: {error}") from error
 
 
 def _read(config: TrainConfig, console: Console) -> Split:
@@ -228,24 +176,6 @@ def _prepare(config: TrainConfig, files: RunFiles, sides: Split, console: Consol
         f"split       {len(training):,} tokens to train on, {len(validation):,} held out "
         f"({training.n_bytes / 1e6:.2f} and {validation.n_bytes / 1e6:.2f} MB)"
     )
-
-
-def make_optimizer(config: TrainConfig, model: Module) -> Optimizer:
-    """The optimiser that the settings ask for."""
-    named = list(model.named_parameters())
-    rate, decay = config.rate(0), config.weight_decay
-    match config.optimizer:
-        case "sgd":
-            return SGD(named, rate, momentum=0.9, weight_decay=decay)
-        case "adam":
-            return Adam(named, rate)
-        case "muon":
-            return Muon(named, rate, weight_decay=decay)
-    return AdamW(named, rate, weight_decay=decay)
-
-
-def _resumed(start: int) -> str:
-    return f", continued after step {start}" if start else ""
 
 
 def _compare(
