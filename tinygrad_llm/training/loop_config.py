@@ -33,6 +33,9 @@ class LoopConfig:
     kind: ClassVar[str] = ""
     """What a run of these settings is, in its ``config.toml``; nothing for pre-training."""
 
+    steps_from_data: ClassVar[bool] = False
+    """Whether 0 steps mean as many as the data call for."""
+
     steps: int = 1100
     """Updates of the weights."""
     batch_size: int = 16
@@ -65,7 +68,9 @@ class LoopConfig:
     """Decides every random draw."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate"):
+        if self.steps < (least := 0 if self.steps_from_data else 1):
+            raise ValueError(f"--steps {self.steps}: must be at least {least}")
+        for name in ("batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{flag(name)} {getattr(self, name)}: must be at least 1")
         counts = "warmup", "validate_every", "sample_every", "checkpoint_every", "patience"

@@ -1,0 +1,65 @@
+"""Settings of fine-tuning, and what of a model is trained."""
+
+import pytest
+
+from tinygrad_llm.finetuning.config import FinetuneConfig
+from tinygrad_llm.finetuning.running import freeze
+from tinygrad_llm.models import GPT, Bert, BertConfig, GPTConfig
+
+SIZES = GPTConfig(vocab_size=13, context=6, channels=8, layers=3, heads=2)
+
+
+def test_steps_follow_from_the_examples():
+    config = FinetuneConfig(epochs=2.5, batch_size=4, accumulate=2).counted(100)
+    assert config.steps == 30  # 12 updates see all of them once
+    assert config.validate_every == config.sample_every == config.checkpoint_every == 12
+    given = FinetuneConfig(steps=7, validate_every=3).counted(100)
+    assert (given.steps, given.validate_every, given.sample_every) == (7, 3, 12)
+    assert FinetuneConfig(epochs=0.1).counted(1).steps == 1
+
+
+def test_an_adapter_learns_faster_than_all_weights():
+    assert FinetuneConfig().peak_rate() == pytest.approx(9e-5)
+    assert FinetuneConfig(lora="r=8").peak_rate() == pytest.approx(9e-4)
+    assert FinetuneConfig(learning_rate=0.5).peak_rate() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": -1}, "--steps -1: must be at least 0"),
+        ({"epochs": 0.0}, "--epochs 0.0: must be positive"),
+        ({"epochs": float("nan")}, "--epochs nan"),
+        ({"validation_share": 1.0}, "--validation-share 1.0"),
+        ({"context": 1}, "--context 1"),
+        ({"blocks": -2}, "--blocks -2"),
+        ({"blocks": 1, "lora": "r=4"}, "leave --blocks out"),
+        ({"weights": "int8"}, "give --lora"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneConfig(**settings)
+
+
+def trained(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_of_a_decoder_the_last_blocks_and_what_follows_are_trained():
+    model = GPT(SIZES)
+    freeze(model, -1)
+    assert trained(model) == set(dict(model.named_parameters()))
+    freeze(model, 1)
+    last = {name for name, _ in model.named_parameters() if name.startswith("blocks.2.")}
+    assert trained(model) == last | {"final_norm.gain", "final_norm.bias"}
+    freeze(model, 0)
+    assert trained(model) == {"final_norm.gain", "final_norm.bias"}
+    with pytest.raises(ValueError, match="--blocks 4: the model has 3"):
+        freeze(model, 4)
+
+
+def test_of_an_encoder_too():
+    model = Bert(BertConfig(13, 6, 8, 2, 2, 16, head="classification"))
+    freeze(model, 0)
+    assert {name.split(".")[0] for name in trained(model)} == {"pooler", "classifier"}

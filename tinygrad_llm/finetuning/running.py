@@ -1,0 +1,112 @@
+"""One fine-tuning, whatever its task: model and examples, what of the model is trained, the loop, the report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rich.console import Console
+
+from tinygrad_llm.files import atomic_write
+from tinygrad_llm.finetuning.config import FinetuneConfig
+from tinygrad_llm.generation.loading import Loaded, load_pretrained
+from tinygrad_llm.models.pretrained import Pretrained
+from tinygrad_llm.tokenizer import Tokenizer, WordPieceTokenizer
+from tinygrad_llm.training.checkpoints import WholeModel
+from tinygrad_llm.training.loop import Task
+from tinygrad_llm.training.progress import waiting
+from tinygrad_llm.training.running import run_folder, run_task, settled
+from tinygrad_llm.training.runs import RunFiles
+
+BEFORE, AFTER = "before.json", "report.json"
+"""Files of a run: what was measured before training, and at the end."""
+
+Config = TypeVar("Config", bound=FinetuneConfig)
+
+
+class FinetuneTask(Task, Protocol):
+    """A `Task` with all that it was made of."""
+
+    model: Pretrained
+    """What is trained."""
+    tokenizer: Tokenizer | WordPieceTokenizer
+    """What belongs to the model, and is saved with it."""
+    training_examples: int
+    """How many there are to train on."""
+    data_digest: str
+    """Of the examples: a run is not resumed with others."""
+    next_command: str
+    """What to do with the result: a command, in which RUN stands for its folder."""
+
+    def measure_before(self, console: Console) -> dict[str, Any]:
+        """What the report will compare with, as JSON can say it: measured once, before the first step."""
+
+    def report(self, run: Path, before: dict[str, Any], console: Console) -> dict[str, Any]:
+        """Print how well it went and leave pictures in the folder; all numbers, as JSON can say them."""
+
+
+Prepare = Callable[[Config, Loaded, Console], FinetuneTask]
+"""Reads the examples, says what they are, and makes the task; ValueError for what is wrong with them."""
+
+
+def finetune(
+    prepare: Prepare[Config],
+    config: Config,
+    run: Path,
+    resume: bool,
+    console: Console,
+    given: Collection[str] | None = None,
+) -> int:
+    """Fine-tune in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0).
+
+    `given` names the settings that were asked for, where some are left to a run that is resumed.
+    """
+    command = f"finetune {config.kind}"
+    with run_folder(run, command, console):
+        config = settled(config, run, resume, given, console)
+        if not config.model:
+            raise ValueError(f"{command}: give the model to begin with: a folder, a GGUF file, smollm2 or minilm")
+        if not config.data:
+            raise ValueError(f"{command}: give a file of examples with --data")
+        with waiting(console, f"reading {config.model}"):
+            loaded = load_pretrained(config.model)
+        task = prepare(config, loaded, console)
+        config = config.counted(task.training_examples)
+        freeze(task.model, config.blocks)
+        task.tokenizer.save(run / task.tokenizer.FILE)
+        config.save(RunFiles(run).config)
+        before = _before(task, run, console)
+        about = {"data": task.data_digest}
+        trained = run_task(run, task.model, WholeModel(task.model), task, config, about, command, console)
+        if not trained.done:
+            return trained.status
+        measured = task.report(run, before, console)
+        atomic_write(run / AFTER, json.dumps(measured, indent=2).encode() + b"\n")
+        console.print(f"wrote       {run}: model.safetensors, {AFTER}, loss.png, metrics.jsonl ...")
+        console.print(f"next        tinygrad-llm {task.next_command.replace('RUN', shlex.quote(str(run)))}")
+    return 0
+
+
+def freeze(model: Any, blocks: int) -> None:
+    """Train only what stands after the blocks, and the last `blocks` of these; -1 trains everything."""
+    if blocks == -1:
+        return
+    stack = list(model.blocks)
+    if blocks > len(stack):
+        raise ValueError(f"--blocks {blocks}: the model has {len(stack)}")
+    lower = {id(p) for block in stack[: len(stack) - blocks] for p in block.parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "embedding" not in name and id(parameter) not in lower
+
+
+def _before(task: FinetuneTask, run: Path, console: Console) -> dict[str, Any]:
+    """What was measured before the first step of the run, now or when it began."""
+    file = run / BEFORE
+    if not file.exists():
+        measured = task.measure_before(console)
+        atomic_write(file, json.dumps(measured, indent=2).encode() + b"\n")
+        return measured
+    return json.loads(file.read_text(encoding="utf-8"))
