@@ -16,19 +16,13 @@ def model_config(config: TrainConfig, vocab_size: int) -> Any:
     return made_by.get(config.model, recurrent_config)(config, vocab_size)
 
 
-def heads_of(config: TrainConfig) -> int:
-    """The heads asked for, or as many as divide the channels into about 32 each."""
-    widest = max(1, config.channels // 32)
-    return config.heads or next(heads for heads in range(widest, 0, -1) if config.channels % heads == 0)
-
-
 def gpt_config(config: TrainConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(
         vocab_size=vocab_size,
         context=config.context,
         channels=config.channels,
         layers=config.layers,
-        heads=heads_of(config),
+        heads=config.head_count,
         dropout=config.dropout,
         init_std=config.init_std,
     )
@@ -43,8 +37,8 @@ def llama_config(config: TrainConfig, vocab_size: int) -> LlamaConfig:
         context=config.context,
         channels=config.channels,
         layers=config.layers,
-        heads=heads_of(config),
-        kv_heads=heads_of(config),
+        heads=config.head_count,
+        kv_heads=config.head_count,
         feed_forward=max(32, round(config.channels * 8 / 3 / 32) * 32),
         init_std=config.init_std,
     )

@@ -71,5 +71,11 @@ class TrainConfig(LoopConfig, ModelSettings):  # in this order the fields of the
 
         model_config(self, self.vocab_size)  # refuses sizes that do not fit each other
 
+    @property
+    def head_count(self) -> int:
+        """The heads asked for, or as many as divide the channels into about 32 each."""
+        widest = max(1, self.channels // 32)
+        return self.heads or next(heads for heads in range(widest, 0, -1) if self.channels % heads == 0)
+
     def peak_rate(self) -> float:
         return self.learning_rate or RATES[self.optimizer] * SLOWER.get(self.model, 1)

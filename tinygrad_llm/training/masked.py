@@ -65,13 +65,12 @@ def mask_tokens(
 
 def bert_config(config: TrainConfig, vocab_size: int) -> BertConfig:
     """A BERT of the sizes of a run, for a tokenizer of `vocab_size` tokens, behind which the mask follows."""
-    widest = max(1, config.channels // 32)
     return BertConfig(
         vocab_size=vocab_size + 1,
         context=config.context,
         channels=config.channels,
         layers=config.layers,
-        heads=config.heads or next(heads for heads in range(widest, 0, -1) if config.channels % heads == 0),
+        heads=config.head_count,
         feed_forward=4 * config.channels,
         token_types=1,
         dropout=config.dropout,
