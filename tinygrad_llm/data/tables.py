@@ -258,23 +258,31 @@ def without_texts_of(examples: Iterable[Example], held_out: Iterable[Example]) -
     return [example for example in examples if plain(example.text) not in texts]
 
 
-def stratified_split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(training, held out): of each label `share` of the examples, chosen by chance, are held out.
+def stratified_places(labels: Sequence[str], share: float, seed: int) -> list[int]:
+    """In order the places that are held out: of each label `share` of its examples, chosen by chance.
 
-    At least one of two or more is held out, and one is left to train on; an only one is trained on. Both sides are in
-    the order of the examples. ValueError for a share outside of (0, 1), and if nothing would be held out.
+    At least one of two or more is held out, and one is left; of an only one, nothing. ValueError for a share outside of
+    (0, 1).
     """
     if not 0 < share < 1:
         raise ValueError(f"share {share} is not between 0 and 1")
     places: dict[str, list[int]] = {}
-    for number, example in enumerate(examples):
-        places.setdefault(example.label, []).append(number)
-    chosen: set[int] = set()
-    for label, numbers in places.items():
-        count = min(max(1, round(share * len(numbers))), len(numbers) - 1)
-        order = random.stream(seed, "stratified split", label).permutation(len(numbers))[:count]
-        chosen.update(numbers[place] for place in order)
+    for place, label in enumerate(labels):
+        places.setdefault(label, []).append(place)
+    chosen: list[int] = []
+    for label, own in places.items():
+        count = min(max(1, round(share * len(own))), len(own) - 1)
+        order = random.stream(seed, "stratified split", label).permutation(len(own))[:count]
+        chosen += [own[number] for number in order]
+    return sorted(chosen)
+
+
+def stratified_split(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(training, held out), both in the order of the examples; see `stratified_places`. DataError if nothing would be
+    held out."""
+    chosen = stratified_places([example.label for example in examples], share, seed)
     if not chosen:
         raise DataError("each class has one example only, so that none can be held out to measure with")
-    training = [example for number, example in enumerate(examples) if number not in chosen]
-    return training, [examples[number] for number in sorted(chosen)]
+    held_out = set(chosen)
+    training = [example for place, example in enumerate(examples) if place not in held_out]
+    return training, [examples[place] for place in chosen]

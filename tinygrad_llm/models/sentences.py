@@ -41,7 +41,7 @@ def embed(
     longest = longest or context
     if not 2 < longest <= context:
         raise ValueError(f"embed: longest={longest} must be from 3 to the model's context, {context}")
-    rows = [_cut(tokenizer.encode(sentence, disallowed_special=()), longest) for sentence in sentences]
+    rows = [cut_sentence(tokenizer.encode(sentence, disallowed_special=()), longest) for sentence in sentences]
     vectors = np.empty((len(rows), model.config.channels), model.dtype)
     was_training, done = model.training, 0
     model.eval()
@@ -58,6 +58,6 @@ def embed(
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
-def _cut(ids: Array, longest: int) -> Array:
-    """The first tokens, and the [SEP] at the end."""
+def cut_sentence(ids: Array, longest: int) -> Array:
+    """The first tokens, and the [SEP] at the end, `longest` together at most."""
     return ids if len(ids) <= longest else np.append(ids[: longest - 1], ids[-1])
