@@ -65,7 +65,7 @@ def test_more_threads_than_processors_are_not_measured(capsys, asked, monkeypatc
 
 def test_everything_is_measured_without_a_group(capsys, asked):
     assert call(capsys)[0] == 0
-    assert asked == [(("kernels", "train", "decode", "tokenizer"), (), (thread_count(),), "", 7)]
+    assert asked == [(("kernels", "train", "decode", "tokenizer", "pretrained"), (), (thread_count(),), "", 7)]
 
 
 def test_files_are_written_and_read(capsys, asked, tmp_path):
@@ -230,4 +230,4 @@ def test_several_groups_are_measured_in_one_run(capsys, asked):
     call(capsys, "train", "decode", "train")
     assert asked[0][0] == ("train", "decode")
     call(capsys)
-    assert asked[1][0] == ("kernels", "train", "decode", "tokenizer")
+    assert asked[1][0] == ("kernels", "train", "decode", "tokenizer", "pretrained")

@@ -43,7 +43,7 @@ def _proper_threads(_: Any, text: str) -> None:
 
 
 def bench(
-    *groups: Literal["kernels", "train", "decode", "tokenizer"],
+    *groups: Literal["kernels", "train", "decode", "tokenizer", "pretrained"],
     against: str = "",
     threads: Annotated[str, Parameter(validator=_proper_threads)] = "",
     text: Path | None = None,
@@ -58,14 +58,16 @@ def bench(
     warm: Annotated[bool, Parameter(negative=())] = False,
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Measure this machine, then kernels, training steps, decoding and the tokenizer against its limits.
+    """Measure this machine, then kernels, training steps, decoding, the tokenizer and a pretrained model.
 
     Parameters
     ----------
     groups
-        What to measure: kernels, train, decode, tokenizer, or several of them; all if none is named.
+        What to measure: kernels, train, decode, tokenizer, pretrained (smollm2, if it is installed), or several of
+        them; all if none is named.
     against
-        Others to measure beside ours, with commas between: torch, tiktoken, tokenizers, gigatoken, rustbpe, bpeasy;
+        Others to measure beside ours, with commas between: torch, tiktoken, tokenizers, gigatoken, rustbpe, bpeasy,
+        xllamacpp;
         or all that are installed.
     threads
         Numbers of threads, as in 1,2; without it the usual one.

@@ -13,7 +13,7 @@ from tinygrad_llm.study.rungs.workloads import SHAPES
 from tinygrad_llm.tensor import registry
 
 Shape = tuple[int, ...]
-GROUPS = ("kernels", "train", "decode", "tokenizer")
+GROUPS = ("kernels", "train", "decode", "tokenizer", "pretrained")
 
 MEMORY_BOUND = (2048, 1536)
 """Shape of elementwise work: 12.6 MB of float32 an array."""
@@ -105,6 +105,10 @@ def cases(group: str, only: str = "", against: tuple[str, ...] = (), text: str =
         from tinygrad_llm.study.benchmarks.tokenizer_cases import tokenizer_cases  # it needs Case
 
         found = tokenizer_cases(against, text)
+    elif group == "pretrained":
+        from tinygrad_llm.study.benchmarks.pretrained import pretrained_cases  # the same
+
+        found = pretrained_cases(against)
     else:
         found = {"kernels": _kernels, "train": _train, "decode": _decode}[group](against)
     return [case for case in found if fits(only, group, case.name)]

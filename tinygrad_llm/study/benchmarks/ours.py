@@ -18,6 +18,7 @@ from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import AdamW, clip_by_global_norm
 from tinygrad_llm.study.benchmarks.cases import NEW_TOKENS, PROMPT, Case, training_operations
 from tinygrad_llm.study.benchmarks.job import Job, arguments, batch, cotangent, fingerprint
+from tinygrad_llm.study.benchmarks.pretrained import PRETRAINED_JOBS
 from tinygrad_llm.study.benchmarks.tokenizer_ours import TOKENIZER_JOBS
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.study.rungs.workloads import arrays_read, product_operations
@@ -250,4 +251,5 @@ JOBS: dict[str, Callable[[Case], Job]] = {
     "train": _train,
     "decode": _decode,
     **TOKENIZER_JOBS,
+    **PRETRAINED_JOBS,
 }

@@ -27,12 +27,13 @@ from tinygrad_llm.study.benchmarks.ours import (
     prompt,
     weights_and_gradients,
 )
+from tinygrad_llm.study.benchmarks.pretrained import llama_cpp_job
 from tinygrad_llm.study.benchmarks.tokenizer_peers import TOKENIZER_PEERS, tokenizer_job
 from tinygrad_llm.study.benchmarks.torch_models import torch_model
 from tinygrad_llm.study.lookup import find_operation
 from tinygrad_llm.threads import thread_count
 
-PEERS = ("torch", *TOKENIZER_PEERS)
+PEERS = ("torch", *TOKENIZER_PEERS, "xllamacpp")
 DECLARED = ("torch", "tiktoken", "tokenizers")
 """Those that the extra `peers` installs."""
 
@@ -73,6 +74,8 @@ def job(contestant: str, case: Case) -> Job:
     if contestant.startswith("torch"):
         compiled = contestant == "torch.compile"
         return TORCH[case.kind](importlib.import_module("torch"), case, compiled)
+    if contestant == "xllamacpp":
+        return llama_cpp_job(importlib.import_module("xllamacpp"), case)
     return tokenizer_job(contestant, case)
 
 

@@ -15,7 +15,7 @@ from tinygrad_llm.study.machine import Rates
 from tinygrad_llm.study.rungs.report import digits, percent_text, size_text, span_text, time_text
 
 Cells = tuple[str, ...]
-TITLES = {"torch": "torch eager"}
+TITLES = {"torch": "torch eager", "xllamacpp": "llama.cpp, 4 bits"}
 """Contestants that a table calls by another name."""
 
 
@@ -177,6 +177,9 @@ def markdown(results: Results) -> str:
     tokens = [row for row in results.rows if row.group == "tokenizer" and row.unit]
     if tokens:
         parts.append(_markdown(*tokenizer_lines(tokens)))
+    pretrained = [row for row in results.rows if row.group == "pretrained"]
+    if pretrained:
+        parts.append(_markdown(*pretrained_lines(pretrained)))
     others = [row for row in results.rows if row.group in ("train", "tokenizer")]
     waits = [row for row in others if not (row.operations or row.moved or row.unit)]
     if waits:
@@ -219,6 +222,19 @@ def tokenizer_lines(rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
         columns = (beside.get(name, "") for name in most)
         body.append((row.name, str(row.threads), time_text(row.own.times.median), *columns, rest))
     return ["", "threads", "ours", *most, "others"], body
+
+
+def pretrained_lines(rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
+    """Tokens a second of a real model, and of the others beside it."""
+    others = sorted({name for row in rows for name in row.others})
+    body = []
+    for row in rows:
+        there = [name if name in row.measured else "" for name in others]
+        rates = {name: f"{row.amount / m.times.median:,.0f}" for name, m in row.measured.items()}
+        beside = (*(rates.get(name, "") for name in others), *(_ratio(row.ratio(n)) if n else "" for n in there))
+        body.append((row.name, str(row.threads), rates["ours"], *beside))
+    titles = [TITLES.get(name, name) for name in others]
+    return ["tokens a second", "threads", "ours", *titles, *(f"ours / {t}" for t in titles)], body
 
 
 def kernel_lines(results: Results, rows: Sequence[Row]) -> tuple[list[str], list[Cells]]:
