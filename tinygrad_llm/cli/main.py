@@ -25,6 +25,7 @@ from tinygrad_llm.cli.exercise import app as exercise_app
 from tinygrad_llm.cli.explore import explore
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.ladder import ladder
+from tinygrad_llm.cli.predict import predict
 from tinygrad_llm.cli.tokenizer import app as tokenizer_app
 from tinygrad_llm.cli.train import given_options, train
 from tinygrad_llm.cli.why import why
@@ -37,6 +38,7 @@ app = App(
 app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --steps 200 --out book")
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
 app.command(chat, help_epilogue="Example: tinygrad-llm chat smollm2 --weights int8")
+app.command(predict, help_epilogue='Example: tinygrad-llm predict run "free money, click here"')
 app.command(evaluate, name="eval", help_epilogue="Example: tinygrad-llm eval run --data other.txt")
 app.command(convert, help_epilogue="Example: tinygrad-llm convert smollm2 smollm2.gguf --dtype q8_0")
 app.command(derive, help_epilogue="Example: tinygrad-llm derive softmax --shape 2,3")

@@ -211,9 +211,9 @@ def _tell_lengths(lengths: Array, context: int, console: Console) -> None:
         f"lengths     half of the texts up to {middle:,} tokens, 95 % up to {most:,}, the longest {longest:,}"
     )
     if cut := int((lengths > context).sum()):
+        share = f"{cut:,} of {len(lengths):,} ({cut / len(lengths):.1%})"
         console.print(
-            f"            {cut:,} of {len(lengths):,} ({cut / len(lengths):.1%}) are longer than the {context:,} tokens "
-            "that the model reads of them: it does not see the rest (--context)"
+            f"            {share} are longer than {context:,} tokens, of which the model does not see the rest"
         )
 
 
@@ -239,10 +239,8 @@ def _tell_comparison(measured: dict[str, dict[str, Any]], count: int, console: C
     gain = (won - lost) / count
     error = math.sqrt(((won + lost) / count - gain**2) / count)
     verdict = "is better than" if gain > 0 else "is worse than" if gain < 0 else "is as good as"
-    console.print(
-        f"{model} {verdict} {name}, by {abs(gain):.1%} (+- {error:.1%}): of {count:,} texts it alone gets {won:,} right, "
-        f"the other alone {lost:,}"
-    )
+    console.print(f"{model} {verdict} {name}, by {abs(gain):.1%} (+- {error:.1%}):")
+    console.print(f"of {count:,} texts it alone gets {won:,} right, the other alone {lost:,}")
 
 
 def difference(wrong: Sequence[int], other_wrong: Sequence[int]) -> tuple[int, int]:

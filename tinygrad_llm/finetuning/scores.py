@@ -13,8 +13,8 @@ import numpy as np
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.tape import Array
 
-LABEL = 24
-"""Characters of a label that the picture shows."""
+LABEL, MOST = 24, 60
+"""Characters of a label, and classes, that the picture shows at most."""
 
 
 class ClassScore(NamedTuple):
@@ -65,7 +65,12 @@ def plot_confusion(confusion: Array, labels: Sequence[str], path: Path) -> None:
     """The confusion matrix as a picture: counts, and in colour the share of each row."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
-    count = len(labels)
+    shown = np.sort(np.argsort(-confusion.sum(axis=1), kind="stable")[:MOST])
+    title = f"{accuracy(confusion):.1%} of {confusion.sum():,} right"
+    if len(shown) < len(labels):
+        title += f"; the {MOST} most frequent of {len(labels):,} classes"
+    shares = (confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
+    confusion, labels, count = confusion[np.ix_(shown, shown)], [labels[number] for number in shown], len(shown)
     names = [" ".join(label.split()) for label in labels]
     names = [name if len(name) <= LABEL else f"{name[: LABEL - 3]}..." for name in names]
     cell = 0.42 if count > 12 else 0.6
@@ -73,7 +78,6 @@ def plot_confusion(confusion: Array, labels: Sequence[str], path: Path) -> None:
     side = max(2.2, cell * count)
     figure = Figure(figsize=(side + margin + 1.2, side + margin), layout="constrained")
     axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(confusion):
         axes.text(
@@ -92,7 +96,7 @@ def plot_confusion(confusion: Array, labels: Sequence[str], path: Path) -> None:
     axes.set_yticks(np.arange(count - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.8)
     axes.tick_params(which="minor", length=0)
-    axes.set_title(f"{accuracy(confusion):.1%} of {confusion.sum():,} right")
+    axes.set_title(title)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of signs that the font lacks: a box stands for them
