@@ -20,6 +20,8 @@ SIZES = GPTConfig(vocab_size=13, context=6, channels=8, layers=1, heads=2)
 class Scripted:
     """A task that is measured as it is told, step after step."""
 
+    unit = "tokens"
+
     def __init__(self, losses):
         self.losses, self.seen = list(losses), {}
 

@@ -23,6 +23,7 @@ from tinygrad_llm.cli.derive import derive
 from tinygrad_llm.cli.evaluate import evaluate
 from tinygrad_llm.cli.exercise import app as exercise_app
 from tinygrad_llm.cli.explore import explore
+from tinygrad_llm.cli.finetune import app as finetune_app
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.ladder import ladder
 from tinygrad_llm.cli.predict import predict
@@ -36,6 +37,7 @@ app = App(
     version=__version__,
 )
 app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --steps 200 --out book")
+app.command(finetune_app)
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
 app.command(chat, help_epilogue="Example: tinygrad-llm chat smollm2 --weights int8")
 app.command(predict, help_epilogue='Example: tinygrad-llm predict run "free money, click here"')

@@ -37,11 +37,12 @@ def train(
         Go on with the run in --out (by default "run") where its last checkpoint left it.
     """
     use_threads(threads)
-    folder = out or (Path("run") if resume else _free_name(Path("run")))
+    folder = out or (Path("run") if resume else free_name(Path("run")))
     return pretrain(config, folder, resume, plain_console(), given_options.get())
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3 ... that does not exist."""
     number = 2
     free = path
     while free.exists():

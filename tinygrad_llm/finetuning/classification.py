@@ -44,6 +44,7 @@ SAMPLES, WRONG = 5, 10
 class Classification:
     """Fine-tuning a classifier (a `FinetuneTask`)."""
 
+    unit = "texts"
     next_command = 'predict RUN "a text"'
 
     def __init__(
@@ -238,8 +239,8 @@ def _tell_comparison(measured: dict[str, dict[str, Any]], count: int, console: C
     won, lost = difference(own["wrong"], other["wrong"])
     gain = (won - lost) / count
     error = math.sqrt(((won + lost) / count - gain**2) / count)
-    verdict = "is better than" if gain > 0 else "is worse than" if gain < 0 else "is as good as"
-    console.print(f"{model} {verdict} {name}, by {abs(gain):.1%} (+- {error:.1%}):")
+    verdict = f"better than {name} by" if gain > 0 else f"worse than {name} by" if gain < 0 else f"as good as {name},"
+    console.print(f"{model} is {verdict} {abs(gain):.1%} (+- {error:.1%}):")
     console.print(f"of {count:,} texts it alone gets {won:,} right, the other alone {lost:,}")
 
 

@@ -30,16 +30,24 @@ Config = TypeVar("Config", bound=FinetuneConfig)
 class FinetuneTask(Task, Protocol):
     """A `Task` with all that it was made of."""
 
-    model: Pretrained
-    """What is trained."""
-    tokenizer: Tokenizer | WordPieceTokenizer
-    """What belongs to the model, and is saved with it."""
-    training_examples: int
-    """How many there are to train on."""
-    data_digest: str
-    """Of the examples: a run is not resumed with others."""
     next_command: str
     """What to do with the result: a command, in which RUN stands for its folder."""
+
+    @property
+    def model(self) -> Pretrained:
+        """What is trained."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | WordPieceTokenizer:
+        """What belongs to the model, and is saved with it."""
+
+    @property
+    def training_examples(self) -> int:
+        """How many there are to train on."""
+
+    @property
+    def data_digest(self) -> str:
+        """Of the examples: a run is not resumed with others."""
 
     def measure_before(self, console: Console) -> dict[str, Any]:
         """What the report will compare with, as JSON can say it: measured once, before the first step."""

@@ -36,6 +36,9 @@ class Batch:
 class Task(Protocol):
     """One kind of training."""
 
+    unit: str
+    """What a batch counts as targets, in the plural: tokens, texts ..."""
+
     def batch(self, step: int, part: int) -> Batch:
         """The `part`-th batch of `step`; the same whenever it is asked for."""
 
@@ -127,7 +130,7 @@ def train(
                 progress.validated(step, measured)
                 improved = best.see(step, measured["validation_loss"])
                 tired = best.tired(config.patience)
-                _show(run)
+                _show(run, task.unit)
             if last or tired or _due(step, config.sample_every):
                 metrics.write(step=step, sample=task.sample(model.eval()))
             stopping = stop.requested
@@ -136,14 +139,14 @@ def train(
                 save_checkpoint(run, step, saver, optimizer, about, best.step if config.best else 0)
     finally:
         metrics.close()
-    _show(run)
+    _show(run, task.unit)
     return Reached(step, step == config.steps or tired, best)
 
 
-def _show(run: Path) -> None:
+def _show(run: Path, unit: str) -> None:
     """Make the plot and the samples file from the metrics."""
     rows = read_metrics(run / "metrics.jsonl")
-    plot_loss(rows, run / "loss.png")
+    plot_loss(rows, run / "loss.png", unit.removesuffix("s"))
     write_samples(rows, run / "sample.txt")
 
 

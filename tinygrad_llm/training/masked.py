@@ -81,6 +81,8 @@ def bert_config(config: TrainConfig, vocab_size: int) -> BertConfig:
 class MaskedLanguageModeling:
     """Pre-training of a BERT by masks, on windows drawn from a token file (a `Task`, see `loop.py`)."""
 
+    unit = "tokens"
+
     def __init__(self, config: TrainConfig, training: TokenFile, validation: TokenFile, tokenizer: Tokenizer) -> None:
         self.config, self.training, self.validation, self.tokenizer = config, training, validation, tokenizer
         self.mask_id = tokenizer.vocab_size

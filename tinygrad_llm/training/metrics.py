@@ -75,7 +75,7 @@ class BestMeasurement:
         return 0 < patience <= self.since
 
 
-def plot_loss(rows: list[dict[str, Any]], path: Path) -> None:
+def plot_loss(rows: list[dict[str, Any]], path: Path, target: str = "token") -> None:
     """The training loss (each step, and smoothed), the validation loss, and the learning rate, over the steps."""
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
@@ -90,7 +90,7 @@ def plot_loss(rows: list[dict[str, Any]], path: Path) -> None:
         axes.plot(steps, smooth(losses), color="tab:blue", label="training (smoothed)")
     if validation:
         axes.plot(*zip(*validation, strict=True), "o-", color="tab:orange", markersize=4, label="validation")
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
+    axes.set(xlabel="step", ylabel=f"loss (nats per {target})")
     axes.grid(alpha=0.3)
     if rates:
         right = axes.twinx()

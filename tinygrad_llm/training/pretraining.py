@@ -55,6 +55,8 @@ the default corpus, but bounded for a large one."""
 class LanguageModeling:
     """Next-token prediction on windows drawn from a token file."""
 
+    unit = "tokens"
+
     def __init__(self, config: TrainConfig, training: TokenFile, validation: TokenFile, tokenizer: Tokenizer) -> None:
         self.config, self.training, self.validation, self.tokenizer = config, training, validation, tokenizer
 

@@ -18,14 +18,16 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Shows loss, tokens a second, time left and validation loss of steps `start` to `steps`.
+    """Shows loss, targets a second, time left and validation loss of steps `start` to `steps`.
 
     `losses` are those of the steps before: the loss that is shown is smoothed over them too. The first step of a
-    process also loads or compiles kernels, and is left out of the tokens a second.
+    process also loads or compiles kernels, and is left out of the targets a second.
     """
 
-    def __init__(self, console: Console, start: int, steps: int, losses: Sequence[float] = ()) -> None:
-        self._console, self._first, self._steps = console, start + 1, steps
+    def __init__(
+        self, console: Console, start: int, steps: int, losses: Sequence[float] = (), unit: str = "tokens"
+    ) -> None:
+        self._console, self._first, self._steps, self._unit = console, start + 1, steps, unit
         self._losses = list(losses)
         self._recent: list[tuple[int, float]] = []
         self._validation = "-"
@@ -56,7 +58,7 @@ class Progress:
         if step > self._first:
             self._recent = [*self._recent[-49:], (tokens, seconds)]
             rate = sum(t for t, _ in self._recent) / max(1e-9, sum(s for _, s in self._recent))
-            status += f"  {rate:,.0f} tokens/s"
+            status += f"  {rate:,.0f} {self._unit}/s"
         self._bar.update(self._task, completed=step, status=status)
         now = time.monotonic()
         if not self._console.is_terminal and (step == self._steps or now - self._last_line >= LINE_SECONDS):

@@ -133,7 +133,7 @@ def run_task(
     went_on = f", continued after step {start}" if start else ""
     console.print(f"model       {type(model).__name__}, {total:,} parameters{part}{went_on}")
     losses = past_losses(run / "metrics.jsonl", start)
-    with StopRequest() as stop, Progress(console, start, config.steps, losses) as progress:
+    with StopRequest() as stop, Progress(console, start, config.steps, losses, task.unit) as progress:
         reached = train(model, saver, optimizer, task, config, run, about, start, progress, stop)
     if not reached.done:
         text = f"stopped after step {reached.step} of {config.steps}; nothing is lost. "

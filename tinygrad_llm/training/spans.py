@@ -114,6 +114,8 @@ def t5_config(config: TrainConfig, vocab_size: int) -> T5Config:
 class SpanCorruption:
     """Pre-training of a T5 by span corruption, on windows drawn from a token file (a `Task`, see `loop.py`)."""
 
+    unit = "tokens"
+
     def __init__(self, config: TrainConfig, training: TokenFile, validation: TokenFile, tokenizer: Tokenizer) -> None:
         self.config, self.training, self.validation, self.tokenizer = config, training, validation, tokenizer
         self.end_id = tokenizer.vocab_size

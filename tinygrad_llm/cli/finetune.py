@@ -1,0 +1,59 @@
+"""``tinygrad-llm finetune``: classify."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from tinygrad_llm.cli.arguments import Threads, use_threads
+from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.cli.train import free_name, given_options
+from tinygrad_llm.finetuning.classification import prepare_classification
+from tinygrad_llm.finetuning.classify_config import ClassifyConfig
+from tinygrad_llm.finetuning.running import Prepare, finetune
+
+app = App(name="finetune", help="Let a trained model go on learning, from examples of one task.")
+
+FOLDER = Path("finetuned")
+"""Where a run is written, if nothing else is said."""
+
+
+@app.command(help_epilogue="Example: tinygrad-llm finetune classify minilm --data reviews.csv --out reviews")
+def classify(
+    model: str = "",
+    /,
+    config: Annotated[ClassifyConfig, Parameter(name="*")] = ClassifyConfig(),  # noqa: B008 - frozen
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    threads: Threads = None,
+) -> int:
+    """Sort texts into classes, as labelled examples show: from any decoder or encoder.
+
+    What is held out is measured beside the most frequent class and a bag of words.
+
+    Parameters
+    ----------
+    model
+        What to begin with, as --model says it.
+    out
+        Folder to write to; by default "finetuned", or "finetuned-2" and so on if that exists.
+    resume
+        Go on with the run in --out (by default "finetuned") where its last checkpoint left it.
+    """
+    return _run(prepare_classification, model, config, out, resume, threads)
+
+
+def _run(prepare: Prepare[Any], model: str, config: Any, out: Path | None, resume: bool, threads: int | None) -> int:
+    """Fine-tune with the model that stands without a name, or that of --model."""
+    if model and config.model not in ("", model):
+        raise ValueError(f"two models are given, {model} and --model {config.model}; leave one out")
+    given = given_options.get()
+    if model:
+        config, given = replace(config, model=model), None if given is None else {*given, "model"}
+    use_threads(threads)
+    folder = out or (FOLDER if resume else free_name(FOLDER))
+    return finetune(prepare, config, folder, resume, plain_console(), given)
