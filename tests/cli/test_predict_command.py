@@ -73,17 +73,27 @@ def test_lines_of_standard_input_as_they_come(folder, capsys, monkeypatch, batch
     assert [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()] == [*TEXTS, "last"]
 
 
-def test_each_line_is_answered_before_the_next_is_read(folder, capsys, monkeypatch):
-    seen = []
+class Typed:
+    """Standard input whose lines come one after the other, and that remembers what was answered before each."""
 
-    def lines():
+    def __init__(self, capsys, terminal):
+        self.capsys, self.terminal, self.answered = capsys, terminal, []
+
+    def isatty(self):
+        return self.terminal
+
+    def __iter__(self):
         for text in TEXTS:
-            seen.append(capsys.readouterr().out)
+            self.answered.append(bool(self.capsys.readouterr().out))
             yield text + "\n"
 
-    monkeypatch.setattr("sys.stdin", lines())
-    assert main(["predict", str(folder), "--batch-size", "1"]) == 0
-    assert [bool(out) for out in seen] == [False, True, True, True]
+
+@pytest.mark.parametrize(("terminal", "options"), [(False, ["--batch-size", "1"]), (True, [])])
+def test_each_line_is_answered_before_the_next_is_read(folder, capsys, monkeypatch, terminal, options):
+    typed = Typed(capsys, terminal)
+    monkeypatch.setattr("sys.stdin", typed)
+    assert main(["predict", str(folder), *options]) == 0
+    assert typed.answered == [False, True, True, True]
 
 
 def test_a_file_with_a_column_of_texts_or_of_lines(folder, capsys, tmp_path):

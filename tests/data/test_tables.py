@@ -60,6 +60,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path, name):
         ("target,id,sentence", ("sentence", "target")),
         (" class , CONTENT ", ("CONTENT", "class")),
         ("body,text,label", ("text", "label")),
+        ("Text,text,LABEL,Label", ("Text", "LABEL")),
     ],
 )
 def test_columns_with_usual_names_are_found(tmp_path, header, found):
@@ -163,10 +164,10 @@ def test_a_folder_and_another_encoding_are_refused(tmp_path):
 
 
 def test_long_fields_and_the_limit_of_the_csv_module(tmp_path):
-    before = csv.field_size_limit()
+    before = csv.field_size_limit(100_000)
     path = write(tmp_path / "t.csv", f"text,label\n{'a' * 200_000},x\nb,y\n")
     assert len(read_table(path).examples[0].text) == 200_000
-    assert csv.field_size_limit() == before
+    assert csv.field_size_limit(before) == 100_000
 
 
 def test_columns_without_a_name_are_left_out(tmp_path):
@@ -209,6 +210,8 @@ def test_the_split_keeps_the_shares_of_the_labels():
     assert stratified_split(examples, 0.25, seed=3) == (training, held_out)
     assert stratified_split(examples, 0.25, seed=4)[1] != held_out
     assert [e.text for e in held_out if e.label == "a"] != [f"a {i}" for i in range(25)]
+    alike = stratified_split([Example(f"{i}", label) for label in "ab" for i in range(50)], 0.2, seed=3)[1]
+    assert [e.text for e in alike if e.label == "a"] != [e.text for e in alike if e.label == "b"]
 
 
 def test_something_is_held_out_and_something_left():

@@ -257,9 +257,9 @@ def test_all_that_is_left_out_is_told(tmp_path):
     assert data.labels == LABELS
     for part in (
         "64 texts in column 'text', labels in column 'label'",
-        "1 labels had white space around them",
-        "2 repetitions of a text",
-        "2 examples whose text stands there with other labels too",
+        "labels with white space around them, which was taken off: 1",
+        "repetitions of a text: 2",
+        "whose text stands there with other labels too: 2",
         "48 texts to train on, 12 held out",
     ):
         assert part in said
@@ -277,7 +277,7 @@ def test_texts_of_the_file_that_is_held_out_are_not_trained_on(tmp_path):
     data, said = told(labelled_data, config)
     assert sorted(data.held_out) == sorted(set(held_out))
     assert sorted(data.training) == sorted(set(examples) - set(held_out))
-    assert f"{20 - len(data.training)} texts to train on that are held out too" in said
+    assert f"texts to train on that are held out too: {20 - len(data.training)}" in said
     write(tmp_path / "b.jsonl", [*held_out, Example("x", "stone")])
     with pytest.raises(DataError, match="nothing is trained on for its labels stone"):
         labelled_data(config, quiet())

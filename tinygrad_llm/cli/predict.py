@@ -57,18 +57,25 @@ def predict(
     json
         Write each prediction as a line of JSON, with the text as it is.
     batch_size
-        Texts that are read before they are classified together; with 1 each line of standard input is answered at once.
+        Texts that are read before they are classified together. With 1, as always in a terminal, each line of standard
+        input is answered at once.
     """
     if text and data is not None:
         raise ValueError("predict: give texts or --data, not both")
     use_threads(threads)
     keep_freed_memory()
-    texts = text or (read_texts(data, text_column) if data is not None else _lines())
+    texts: Iterable[str]
+    if text:
+        texts = text
+    elif data is not None:
+        texts = read_texts(data, text_column)
+    else:
+        texts, batch_size = _lines(), 1 if sys.stdin.isatty() else batch_size
     loaded = load_pretrained(run)
     labels = classes_of(loaded.model)
     if not labels:
         raise ValueError(f"{run}: holds a {type(loaded.model).__name__} that is no classifier; train one with finetune")
-    for some, found in _predicted(loaded, _context(loaded), iter(texts), batch_size):
+    for some, found in _predicted(loaded, _context(loaded), texts, batch_size):
         for one, probabilities in zip(some, found, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:top]
             told = [(labels[number], round(float(probabilities[number]), 6)) for number in best]

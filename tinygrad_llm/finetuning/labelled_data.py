@@ -46,7 +46,7 @@ def labelled_data(config: ClassifyConfig, console: Console) -> Labelled:
         held_out = _distinct(other.examples, console)
         training = without_texts_of(examples, held_out)
         if left := len(examples) - len(training):
-            console.print(f"left out    {left:,} texts to train on that are held out too")
+            console.print(f"left out    texts to train on that are held out too: {left:,}")
     else:
         training, held_out = stratified_split(examples, config.validation_share, config.seed)
     labels = tuple(label for label in table.labels if any(example.label == label for example in training))
@@ -66,7 +66,7 @@ def _tell_table(path: str, table: Table, console: Console) -> None:
         f"{table.label_column!r}"
     )
     if table.stripped:
-        console.print(f"            {table.stripped:,} labels had white space around them, which was taken off")
+        console.print(f"            labels with white space around them, which was taken off: {table.stripped:,}")
     lower = Counter(label.lower() for label in table.labels)
     if alike := [label for label in table.labels if lower[label.lower()] > 1]:
         console.print(f"warning: these labels differ only in capitals, and are taken for different: {', '.join(alike)}")
@@ -75,9 +75,9 @@ def _tell_table(path: str, table: Table, console: Console) -> None:
 def _distinct(examples: Sequence[Example], console: Console) -> list[Example]:
     found = distinct(examples)
     if found.repeated:
-        console.print(f"left out    {found.repeated:,} repetitions of a text")
+        console.print(f"left out    repetitions of a text: {found.repeated:,}")
     if found.contradicting:
-        console.print(f"left out    {found.contradicting:,} examples whose text stands there with other labels too")
+        console.print(f"left out    examples whose text stands there with other labels too: {found.contradicting:,}")
     if not found.examples:
         raise DataError("all texts stand there with several labels, so that none can be learned")
     return found.examples
