@@ -24,7 +24,7 @@ TOLERANCE = {
     "4_character_gpt": 0.05,
     "5_gpt_in_one_file": 0.03,
 }
-WITHOUT_LOSS = ["6_your_own_operation", "7_your_own_kernel"]
+WITHOUT_LOSS = ["6_your_own_operation", "7_your_own_kernel", "8_before_the_transformer"]
 
 
 def docstring(path):
@@ -153,6 +153,18 @@ def test_a_kernel_of_ones_own_is_under_60_lines_and_agrees_with_its_reference(pr
     (value, vjp), (expected, reference) = operation.kernel(x.T), operation.reference(x.T)
     np.testing.assert_array_equal(value, expected)
     np.testing.assert_array_equal(vjp(x.T), reference(x.T))
+
+
+def test_gradients_vanish_before_the_transformer_and_not_in_attention(printed):
+    text = printed("8_before_the_transformer")
+    assert float(re.search(r"those by hand differ by (\S+)\n", text)[1]) < 1e-14
+    rows = re.findall(r"^(\S.*?)  +((?: +\de[+-]\d\d){7})$", text, re.MULTILINE)
+    norms = {name: [float(number) for number in numbers.split()] for name, numbers in rows}
+    assert list(norms) == ["RNN", "GRU", "LSTM", "LSTM, its forget gates open", "attention"]
+    assert norms["RNN"][-1] < norms["GRU"][-1] < norms["LSTM"][-1] < 1e-3
+    assert norms["RNN"][1:] == sorted(norms["RNN"][1:], reverse=True)
+    for name in ("LSTM, its forget gates open", "attention"):
+        assert norms[name][-1] > 0.3 * norms[name][1]
 
 
 def test_a_kernel_of_ones_own_without_a_compiler_is_one_line(tmp_path):

@@ -666,7 +666,7 @@ def test_processor_time_is_shared_among_the_threads(monkeypatch):
     monkeypatch.setattr(machines, "_best_time", lambda work, seconds: work())
     monkeypatch.setattr(machines.threads, "thread_count", lambda: 2)
     monkeypatch.setattr(machines, "GEMM_SIZE", 4)
-    assert machines._processor_share(0.5) == 0.75
+    assert machines.processor_share(0.5) == 0.75
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

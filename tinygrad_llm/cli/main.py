@@ -17,6 +17,7 @@ from tinygrad_llm import __version__
 from tinygrad_llm.backend import chosen_backend
 from tinygrad_llm.cli.bench import bench
 from tinygrad_llm.cli.chat import chat
+from tinygrad_llm.cli.compare import compare
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.convert import convert
 from tinygrad_llm.cli.derive import derive
@@ -48,6 +49,7 @@ app.command(tokenizer_app)
 app.command(exercise_app)
 app.command(ladder, help_epilogue="Example: tinygrad-llm ladder softmax --plot softmax.png")
 app.command(bench, help_epilogue="Example: tinygrad-llm bench kernels --plot roofline.png")
+app.command(compare, help_epilogue="Example: tinygrad-llm compare gpt lstm --quick --out small")
 app.command(explore, help_epilogue="Example: tinygrad-llm explore --out explorer.html")
 app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weight.grad[3, 5]" --depth 2')
 

@@ -113,7 +113,7 @@ def measure_rates(seconds: float = 4.0) -> Rates:
     products = tuple((m, k, n, _product_rate(m, k, n, each)) for m, k, n in PRODUCTS)
     streams = tuple((size, _copy_rate(size, each)) for size in STREAMS)
     fastest = max(machine.gemm, *(rate for *_, rate in products))
-    return Rates(replace(machine, gemm=fastest), products, streams, _processor_share(seconds / 10))
+    return Rates(replace(machine, gemm=fastest), products, streams, processor_share(seconds / 10))
 
 
 def _gemm_rate(seconds: float) -> float:
@@ -127,7 +127,7 @@ def _product_rate(m: int, k: int, n: int, seconds: float) -> float:
     return 2 * m * k * n / _best_time(lambda: np.matmul(x, y, out=z), seconds)
 
 
-def _processor_share(seconds: float) -> float:
+def processor_share(seconds: float = 0.5) -> float:
     """Processor time over time, for each thread, while matrices are multiplied: they leave no thread without work."""
     x = np.ones((GEMM_SIZE, GEMM_SIZE), np.float32)
     used, start = time.process_time(), time.perf_counter()

@@ -1,0 +1,1 @@
+"""`compare`: the transformer beside what came before it, trained, timed, and its gradients followed back in time."""
