@@ -1,5 +1,6 @@
 """The kernels of the optimisers and of the global norm against their references."""
 
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim import SGD, AdamW, Muon, clip_factor
 from tinygrad_llm.optim.adamw import adamw_update
 from tinygrad_llm.optim.muon import muon_update, orthogonalize
-from tinygrad_llm.optim.optimizer import sum_of_squares
+from tinygrad_llm.optim.optimizer import block_squares, sum_of_squares
 from tinygrad_llm.optim.sgd import sgd_update
 
 pytest.importorskip("tinygrad_llm.kernels.compiled", reason="no kernels here", exc_type=ImportError)
@@ -195,29 +196,42 @@ def test_orthogonalize_of_zeros_and_what_it_declines():
     seed=seeds,
     dtype=dtypes,
 )
-def test_sum_of_squares(n, seed, dtype):
+def test_squares_of_blocks(n, seed, dtype):
     x = np.random.default_rng(seed).standard_normal(n).astype(dtype)
-    exact = math.fsum(x.astype(np.float64) ** 2)
-    found = sum_of_squares.kernel(x)
-    assert isinstance(found, float)
-    # within a block sums are kept in parallel, each of at most BLOCK / 4 terms
-    assert found == pytest.approx(exact, rel=float(np.finfo(dtype).eps) * (4 + kernels.BLOCK / 4))
+    ends = [*range(0, n, kernels.BLOCK), n]
+    exact = [math.fsum(x[low:high].astype(np.float64) ** 2) for low, high in itertools.pairwise(ends)]
+    for squares in (block_squares.kernel, block_squares.reference):
+        found = squares(x)
+        assert found.dtype == np.float64
+        # within a block sums are kept in parallel, each of at most BLOCK / 4 terms
+        np.testing.assert_allclose(found, exact, rtol=float(np.finfo(dtype).eps) * (4 + kernels.BLOCK / 4))
+
+
+@pytest.mark.parametrize("squares", [block_squares.kernel, block_squares.reference])
+def test_a_block_has_the_same_sum_whatever_stands_around_it(squares):
+    x = np.random.default_rng(0).standard_normal(5 * kernels.BLOCK + 77).astype(np.float32)
+    whole = squares(x)
+    for begin in range(5):
+        part = x[begin * kernels.BLOCK :].copy()
+        np.testing.assert_array_equal(squares(part), whole[begin:])
+    np.testing.assert_array_equal(squares(x[: 2 * kernels.BLOCK]), whole[:2])
 
 
 def test_the_sums_of_blocks_are_added_without_rounding():
     x = np.full((1000, kernels.BLOCK), 1 / math.sqrt(kernels.BLOCK), np.float32)  # each block's sum is 1
     x[0] *= 2.0**27
-    assert sum_of_squares.kernel(x) == math.fsum([2.0**54] + 999 * [1.0]) != 2.0**54
+    assert sum_of_squares(x) == math.fsum([2.0**54] + 999 * [1.0]) != 2.0**54
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_sum_of_squares_that_is_not_finite(bad):
+def test_squares_that_are_not_finite(bad):
     x = np.ones(50, np.float32)
     x[20] = bad
     with np.errstate(over="ignore"):
-        np.testing.assert_equal(sum_of_squares.kernel(x), sum_of_squares.reference(x))
-    assert sum_of_squares.kernel(x.astype(complex)) is NotImplemented
-    assert sum_of_squares.kernel(np.ones((6, 4))[:, ::2]) == 12
+        np.testing.assert_equal(block_squares.kernel(x), block_squares.reference(x))
+        assert not math.isfinite(sum_of_squares(x))
+    assert block_squares.kernel(x.astype(complex)) is NotImplemented
+    assert block_squares.kernel(np.ones((6, 4))[:, ::2]) == 12
 
 
 def test_as_many_threads_as_there_are_give_the_same_bits(monkeypatch):
@@ -229,7 +243,7 @@ def test_as_many_threads_as_there_are_give_the_same_bits(monkeypatch):
     results = []
     for count in (1, 3):
         monkeypatch.setattr(threads, "_threads", count)
-        results.append([np.array(sum_of_squares.kernel(g)) for g in gradients])
+        results.append([block_squares.kernel(g) for g in gradients])
         for name, (function, _, make) in CASES.items():
             arrays = drawn(name, (97, 31), np.random.default_rng(1), np.float32)
             results[-1] += updated(function.kernel, arrays, make(0.1, 0.01, 0.9))

@@ -1,42 +1,35 @@
-"""The compiled twin of `optim/optimizer.py`: the sum of squares behind the global norm, and how updates see arrays."""
+"""The compiled twin of `optim/optimizer.py`: the sums of squares behind the global norm, and how updates see arrays."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.layout import PIECE
-from tinygrad_llm.optim.optimizer import sum_of_squares
-
-BLOCK = 1 << 14
-"""Elements whose squares are added up in their own dtype. Blocks do not depend on the number of threads, and their
-sums are added in float64, without rounding: nor does the result."""
+from tinygrad_llm.optim.optimizer import BLOCK, block_squares
 
 
 @compiled
-def block_squares(low, high, x, sums):
+def add_squares(low, high, x, size, sums):
     """The sum of squares of each block of x."""
     for block in range(low, high):
-        part = x[block * BLOCK : (block + 1) * BLOCK]
+        part = x[block * size : (block + 1) * size]
         total = x.dtype.type(0)
         for i in range(len(part)):
             total += part[i] * part[i]
         sums[block] = total
 
 
-@sum_of_squares.kernel
+@block_squares.kernel
 def _(array):
     views = flat_views(np.asarray(array, order="C"))
     if views is None:
         return NotImplemented
     x = views[0]
     sums = np.empty(-(-x.size // BLOCK))
-    threads.run(block_squares, len(sums), x, sums, least=PIECE // BLOCK)
-    total = float(sums.sum())
-    return math.fsum(sums) if math.isfinite(total) else total
+    threads.run(add_squares, len(sums), x, BLOCK, sums, least=PIECE // BLOCK)
+    return sums
 
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)

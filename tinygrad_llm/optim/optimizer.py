@@ -87,15 +87,35 @@ class Optimizer:
         self.state, self.updates = state, updates
 
 
+BLOCK = 4096
+"""Elements whose squares are added up in their own dtype."""
+
+
 @twinned
+def block_squares(array: Array) -> Array:
+    """float64 ``sum a^2`` of each `BLOCK` elements, in the order of memory (C), each added up in the array's dtype."""
+    flat = np.ravel(array)
+    whole = flat.size // BLOCK * BLOCK
+    rows, rest = flat[:whole].reshape(-1, BLOCK), flat[whole:]
+    sums = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
+    return np.append(sums, np.vdot(rest, rest)) if rest.size else sums
+
+
+def exact_sum(values: Array) -> float:
+    """The sum of numbers, rounded once: it does not depend on their order."""
+    total = float(values.sum())
+    return math.fsum(values) if math.isfinite(total) else total
+
+
 def sum_of_squares(array: Array) -> float:
-    """``sum a^2`` over all elements, by BLAS."""
-    return float(np.vdot(array, array))
+    """``sum a^2`` over all elements."""
+    return exact_sum(block_squares(array))
 
 
 def global_norm(parameters: Iterable[Parameter]) -> float:
-    """``sqrt(sum g^2)`` over all gradients: the sums of the parameters are added without rounding."""
-    return math.sqrt(math.fsum(sum_of_squares(p.grad) for p in parameters if p.grad is not None))
+    """``sqrt(sum g^2)`` over all gradients: the same, whoever holds which of their blocks."""
+    sums = [block_squares(p.grad) for p in parameters if p.grad is not None]
+    return math.sqrt(exact_sum(np.concatenate(sums))) if sums else 0.0
 
 
 def clip_factor(norm: float, limit: float) -> float:
