@@ -17,6 +17,8 @@ from tinygrad_llm import random
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.nn import Module
 from tinygrad_llm.optim import Optimizer, clip_factor, global_norm
+from tinygrad_llm.optim.optimizer import exact_sum
+from tinygrad_llm.optim.pairwise import PairwiseSum
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.checkpoints import Saver, save_checkpoint
 from tinygrad_llm.training.loop_config import LoopConfig
@@ -63,12 +65,17 @@ def training_step(
     batches = [task.batch(step, part) for part in range(config.accumulate)]
     targets = sum(batch.targets for batch in batches)
     optimizer.zero_grad()
-    total = 0.0
+    losses, sums = [], PairwiseSum(optimizer.parameters.values())
     for part, batch in enumerate(batches):
         with random.scope(config.seed, "training step", step, part):
             loss = task.loss(model, batch) * (1 / max(1, targets))
             loss.backward()
-        total += loss.item()
+        losses.append(loss.item())
+        if len(batches) > 1:
+            sums.add()
+    if len(batches) > 1:
+        sums.finish()
+    total = exact_sum(np.array(losses))
     norm = global_norm(optimizer.parameters.values())
     if not (math.isfinite(total) and math.isfinite(norm)):  # before the weights are touched
         raise FloatingPointError(
