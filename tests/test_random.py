@@ -81,3 +81,25 @@ def test_draws_can_be_replayed():
             random.set_state(saved)
             assert random.get_state() == (9, (), 0)
         assert random.get_state() == after
+
+
+def test_a_part_draws_the_same_whatever_was_drawn_before_it():
+    def drawn(before):
+        with random.scope(3, "step"):
+            number = random.next_number()
+            with random.within(number, "first"):
+                for _ in range(before):
+                    random.next_stream("x")
+            with random.within(number, "block", 1):
+                return random.next_stream("x").random()
+
+    assert drawn(0) == drawn(5) == random.stream(3, "step", 0, "block", 1, "x", 0).random()
+
+
+def test_each_pass_through_a_model_draws_anew():
+    with random.scope(3, "step"):
+        passes = []
+        for _ in range(2):
+            with random.within(random.next_number(), "block", 1):
+                passes.append(random.next_stream("x").random())
+    assert passes[0] != passes[1]

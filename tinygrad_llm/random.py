@@ -67,11 +67,29 @@ def scope(seed: int, *names: str | int) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextmanager
+def within(*names: str | int) -> Iterator[None]:
+    """A scope inside the current one, whose names are the outer ones and `names`, counted from 0.
+
+    So what is drawn in a part of a model does not depend on which other parts have drawn before. With the result of
+    `next_number` among the names, it differs from one pass through the model to the next.
+    """
+    current = _current.get()
+    with scope(current.seed, *current.names, *names):
+        yield
+
+
+def next_number() -> int:
+    """How many draws were made in the current scope so far; this counts as one."""
+    current = _current.get()
+    current.count += 1
+    return current.count - 1
+
+
 def next_stream(purpose: str) -> np.random.Generator:
     """`stream(seed, *names, purpose, n)` of the current scope, where n counts the draws made in it so far."""
     current = _current.get()
-    count, current.count = current.count, current.count + 1
-    return stream(current.seed, *current.names, purpose, count)
+    return stream(current.seed, *current.names, purpose, next_number())
 
 
 def get_state() -> State:

@@ -82,6 +82,10 @@ class GPT(Decoder):
                 )
         self.final_norm = LayerNorm(config.channels)
 
+    def embed(self, ids: Array, positions: npt.ArrayLike) -> Tensor:
+        """What the first block gets."""
+        return self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
+
     def hidden(
         self,
         ids: npt.ArrayLike,
@@ -90,7 +94,10 @@ class GPT(Decoder):
         cache: Cache | None = None,
     ) -> Tensor:
         ids, positions = self.checked(ids, positions, cache)
-        x = self.dropout(self.token_embedding(ids) + self.position_embedding(positions))
+        number = random.next_number()
+        with random.within(number, "embeddings"):
+            x = self.embed(ids, positions)
         for layer, block in enumerate(self.blocks):
-            x = block(x, mask, None if cache is None else cache.layers[layer])
+            with random.within(number, "block", layer):
+                x = block(x, mask, None if cache is None else cache.layers[layer])
         return self.final_norm(x)

@@ -186,9 +186,11 @@ class Llama(Decoder):
         cache: Cache | None = None,
     ) -> Tensor:
         ids, positions = self.checked(ids, positions, cache)
+        number = random.next_number()
         x = self.token_embedding(ids)
         if cache is not None:
             return self.final_norm(Tensor(through_blocks(x.data, self.blocks, positions, mask, cache.layers)))
-        for block in self.blocks:
-            x = block(x, positions, mask)
+        for layer, block in enumerate(self.blocks):
+            with random.within(number, "block", layer):
+                x = block(x, positions, mask)
         return self.final_norm(x)
