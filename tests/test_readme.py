@@ -56,7 +56,10 @@ def test_files_that_are_named_exist():
             assert ROOT.joinpath(*above).exists() or match[2] == "kernels/", line
 
 
-def test_the_speeds_are_those_of_the_file():
-    command = [sys.executable, str(ROOT / "benchmarks" / "readme_table.py"), str(ROOT / "benchmarks" / "speeds.json")]
+@pytest.mark.parametrize(
+    ("script", "file"), [("readme_table", "speeds"), ("readme_architectures", "architectures")], ids=lambda name: name
+)
+def test_the_numbers_are_those_of_the_file(script, file):
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), str(ROOT / "benchmarks" / f"{file}.json")]
     made = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout
     assert made in README

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,15 @@ from tinygrad_llm.study.architectures import distance, experiment, losses, steps
 from tinygrad_llm.study.architectures.distance import Reach, gradients_back, measure_reach
 from tinygrad_llm.study.architectures.losses import Curve
 from tinygrad_llm.study.architectures.plot import OF_MODEL, draw, plot
-from tinygrad_llm.study.architectures.report import NAMES, loss_cells, reach_cells, remarks, step_cells, tables
+from tinygrad_llm.study.architectures.report import (
+    NAMES,
+    loss_cells,
+    markdown,
+    reach_cells,
+    remarks,
+    step_cells,
+    tables,
+)
 from tinygrad_llm.study.architectures.results import Comparison
 from tinygrad_llm.study.architectures.settings import KINDS, QUICK, RATES, SPREADS, Settings
 from tinygrad_llm.study.architectures.steps import StepTime, batches, time_steps
@@ -273,8 +282,9 @@ def test_other_settings_need_another_folder(ran):
 
 def test_an_interrupted_training_ends_all_and_is_taken_up(text, tmp_path, monkeypatch):
     settings, kept = Settings(**QUICK, data=str(text), models=("gru", "rnn")), losses.pretrain
-    monkeypatch.setattr(losses, "pretrain", lambda *arguments, **options: 130)
-    assert experiment.run_comparison(settings, tmp_path / "runs", quiet()) == 130
+    for status in (130, 0):  # Ctrl-C, or a signal that asks for an orderly end
+        monkeypatch.setattr(losses, "pretrain", lambda *arguments, status=status, **options: status)
+        assert experiment.run_comparison(settings, tmp_path / "runs", quiet()) == status
     monkeypatch.setattr(losses, "pretrain", kept)
     console = quiet()
     found = experiment.run_comparison(settings, tmp_path / "runs", console)
@@ -334,6 +344,21 @@ def test_tables_tell_what_was_found(ran):
     Console(file=stream, width=150).print(tables(found))
     for part in ("loss at equal parameters", "microseconds a token", "GRU", "k=15", found.processor):
         assert part in stream.getvalue()
+
+
+def test_the_lines_of_the_readme(ran):
+    found, _ = ran
+    loss, time, gradient = markdown(found).splitlines()
+    ended = sorted((curve.losses[-1], NAMES[model], curve.seconds[-1]) for model, curve in found.curves.items())
+    assert loss.endswith(": " + ", ".join(f"{name} {value:.2f} in {spent:.0f} s" for value, name, spent in ended) + ".")
+    assert loss.startswith("- Held-out loss after 256 tokens, with 0.02 million parameters each: ")
+    assert "from 8 to 32 tokens: GPT " in time
+    shortest, longest = (float(number) for number in re.search(r"RNN (\S+) to (\S+) µs", time).groups())
+    assert shortest == pytest.approx(1e6 * found.step("rnn", 1, 8).per_token, rel=0.01)
+    assert longest == pytest.approx(1e6 * found.step("rnn", 1, 32).per_token, rel=0.01)
+    assert gradient.startswith("- Gradient 15 tokens back")
+    value = float(re.search(r"LSTM (\S+),", gradient)[1])
+    assert value == pytest.approx(found.reach("lstm", True).kept(15), rel=0.5)
 
 
 def test_a_busy_machine_is_told(ran):

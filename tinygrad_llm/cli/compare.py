@@ -39,8 +39,7 @@ def compare(
     """Show why the transformer replaced recurrent networks: a GPT beside an LSTM, a GRU and an RNN, on this machine.
 
     Three experiments: loss against tokens and time at equal parameters; time of a training step against the length of
-    its sequences; and how far back the gradient reaches. About six minutes on 2 cores. After Ctrl-C, the same command
-    goes on.
+    its sequences; and how far back the gradient reaches. It takes some minutes. After Ctrl-C, the same command goes on.
 
     Parameters
     ----------

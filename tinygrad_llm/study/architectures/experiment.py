@@ -32,7 +32,7 @@ def run_comparison(settings: Settings, folder: Path, console: Console) -> Compar
     folder.mkdir(parents=True, exist_ok=True)
     trainings = settings.trainings()
     had = processor_share()
-    if status := train_all(trainings, folder, console):
+    if (status := train_all(trainings, folder, console)) is not None:
         return status
     with counting(console, "timing steps") as progress:
         steps = time_steps(settings, trainings, progress)

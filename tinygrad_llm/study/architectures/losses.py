@@ -42,8 +42,8 @@ class Curve:
         return None
 
 
-def train_all(trainings: Mapping[str, TrainConfig], folder: Path, console: Console) -> int:
-    """Train each model in a folder of its name, or go on with what is there; the exit status, 130 after Ctrl-C.
+def train_all(trainings: Mapping[str, TrainConfig], folder: Path, console: Console) -> int | None:
+    """Train each model in a folder of its name, or go on with what is there; the exit status if it was stopped.
 
     Raises ValueError for a run that is there with other settings.
     """
@@ -58,8 +58,9 @@ def train_all(trainings: Mapping[str, TrainConfig], folder: Path, console: Conso
         _warm(config)
         status = pretrain(config, run, RunFiles(run).config.exists(), console, vars(config), brief=True)
         if status or not finished(run, config):
+            console.print("the same tinygrad-llm compare goes on from here, with what is trained already")
             return status
-    return 0
+    return None
 
 
 def _check_same(run: Path, config: TrainConfig) -> None:

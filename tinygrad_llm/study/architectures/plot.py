@@ -28,7 +28,7 @@ End = tuple[str, float, float]
 def plot(found: Comparison, path: Path) -> None:
     """Draw it into a PNG file."""
     figure = draw(found)
-    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
+    atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=75))
 
 
 def draw(found: Comparison) -> Figure:

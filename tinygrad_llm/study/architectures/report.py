@@ -85,6 +85,27 @@ def reach_cells(found: Comparison) -> tuple[list[str], list[list[str]]]:
     ]
 
 
+def markdown(found: Comparison) -> str:
+    """A line of the README for each experiment."""
+    curves = sorted(found.curves.items(), key=lambda item: item[1].losses[-1])
+    lengths, last = found.settings.lengths, found.settings.context - 1
+
+    def micro(model: str, length: int) -> str:
+        return digits(1e6 * found.step(model, 1, length).per_token)
+
+    losses = (f"{NAMES[model]} {curve.losses[-1]:.2f} in {curve.seconds[-1]:.0f} s" for model, curve in curves)
+    times = (f"{NAMES[model]} {micro(model, lengths[0])} to {micro(model, lengths[-1])} µs" for model in found.models)
+    reaches = (f"{NAMES[model]} {found.reach(model, True).kept(last):.1g}" for model in found.models)
+    tokens, parameters = curves[0][1].tokens[-1], curves[0][1].parameters
+    return (
+        f"- Held-out loss after {tokens:,} tokens, with {parameters / 1e6:.2f} million parameters each: "
+        f"{', '.join(losses)}.\n"
+        f"- Time for a token in a training step of one sequence, as the sequence grows from {lengths[0]:,} to "
+        f"{lengths[-1]:,} tokens: {', '.join(times)}.\n"
+        f"- Gradient {last} tokens back, in parts of that 1 token back, after training: {', '.join(reaches)}.\n"
+    )
+
+
 def remarks(found: Comparison) -> list[str]:
     """The machine, the versions, and whether the machine had other work to do."""
     settings = found.settings
