@@ -1,4 +1,4 @@
-"""The compiled twins of `nn/quantized.py`: products with small weights, and the search for scales."""
+"""The twins of `ops/quantized.py` and `nn/quantized.py`: products with small weights, and the search for scales."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinygrad_llm import threads
-from tinygrad_llm.nn.quantized import dequantized, fitted, levels, quantized, quantized_product
+from tinygrad_llm.nn.quantized import fitted, levels, quantized
+from tinygrad_llm.ops.quantized import dequantized, quantized_gradient, quantized_product
 
 pytest.importorskip("tinygrad_llm.kernels.compiled", reason="no kernels here", exc_type=ImportError)
 
 from tinygrad_llm.kernels import quantized as kernels
+from tinygrad_llm.ops import quantized as operation
 
 kinds = pytest.mark.parametrize("kind", ["int8", "int4"])
 seeds = st.integers(0, 2**32 - 1)
@@ -147,3 +149,52 @@ def test_arrays_of_another_layout_are_declined():
     values, scales, minimums = quantized(np.ones((4, 64), np.float32), "int4")
     x = np.ones((1, 64), np.float32)
     assert quantized_product.kernel(x, values[::2], scales[::2], minimums[::2]) is NotImplemented
+
+
+@kinds
+@given(pair=products(st.integers(1, 20)), seed=seeds)
+def test_the_gradient_is_the_product_with_the_matrix_it_stands_for(kind, pair, seed):
+    x, w = pair
+    matrix, rng = quantized(w, kind), np.random.default_rng(seed)
+    dy = rng.standard_normal((len(x), 2 * len(w))).astype(np.float32)[:, rng.integers(1, 3) :: 2][:, : len(w)]
+    if not dy.size or dy.shape[1] < len(w):
+        dy = np.ones((len(x), len(w)), np.float32)
+    expanded = dequantized(*matrix)[:, : w.shape[1]].astype(np.float64)
+    expected, size = dy @ expanded, np.abs(dy).astype(np.float64) @ np.abs(expanded)
+    by_kernel = quantized_gradient.kernel(dy, w.shape[1], *matrix)
+    if by_kernel is NotImplemented:
+        assert not dy.size
+        return
+    for dx in (by_kernel, quantized_gradient.reference(dy, w.shape[1], *matrix)):
+        assert dx.dtype == np.float32
+        assert dx.shape == expected.shape
+        assert (np.abs(dx - expected) <= 1.2e-7 * (len(w) + 4) * size + 1e-30).all()
+
+
+@kinds
+def test_the_gradient_in_many_parts_and_by_any_number_of_threads(kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    matrix = quantized(rng.standard_normal((300, 1000)), kind)
+    dy = rng.standard_normal((200, 300)).astype(np.float32)
+    exact = dy.astype(np.float64) @ dequantized(*matrix)[:, :1000]
+    found = []
+    before = threads.thread_count()
+    try:
+        for count in (1, 2, 3):
+            threads.set_threads(count)
+            found.append(quantized_gradient.kernel(dy, 1000, *matrix))
+    finally:
+        threads.set_threads(before)
+    np.testing.assert_allclose(found[0], exact, rtol=0, atol=1e-4)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    monkeypatch.setattr(kernels, "CHUNK", 1)
+    np.testing.assert_allclose(quantized_gradient.kernel(dy, 1000, *matrix), exact, rtol=0, atol=1e-4)
+    monkeypatch.setattr(operation, "EXPANDED", 300 * 64 * 3)
+    np.testing.assert_allclose(quantized_gradient.reference(dy, 1000, *matrix), exact, rtol=0, atol=1e-4)
+
+
+def test_a_gradient_of_other_numbers_is_declined():
+    matrix = quantized(np.ones((4, 64), np.float32), "int8")
+    assert quantized_gradient.kernel(np.ones((2, 4)), 64, *matrix) is NotImplemented
+    assert quantized_gradient.kernel(np.ones((0, 4), np.float32), 64, *matrix) is NotImplemented

@@ -1,5 +1,7 @@
 """linear_cross_entropy: that it is cross_entropy of a product, in blocks. Gradients: test_every_operation.py."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -142,3 +144,42 @@ def test_errors(backend):
         linear_cross_entropy(x, weight, targets * 1.0)
     with pytest.raises(IndexError, match="linear_cross_entropy: target 7 is outside the vocabulary of V=7"):
         linear_cross_entropy(x, weight, np.where(targets == 1, 7, targets))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_frozen_weight_gets_no_gradient_and_x_the_same(backend, several, reduction):
+    x, weight, targets = arguments(np.random.default_rng(0))
+    found = []
+    for frozen in (False, True):
+        loss, vjp = linear_cross_entropy.compute(x, weight, targets, reduction=reduction, frozen=frozen)
+        dx, dweight = vjp(np.asarray(-1.7))
+        assert (dweight is None) == frozen
+        found.append((loss, dx() if callable(dx) else dx))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    with tg.no_grad():
+        _, vjp = linear_cross_entropy.compute(x, weight, targets, reduction=reduction, frozen=True)
+    dx, dweight = vjp(np.asarray(-1.7))
+    assert dweight is None
+    np.testing.assert_allclose(dx() if callable(dx) else dx, found[0][1], rtol=1e-11, atol=1e-13)
+
+
+def test_no_array_of_the_size_of_a_frozen_weight_is_made(backend, several):
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((ROWS, 300)), rng.standard_normal((TOKENS, 300))
+    wide = np.concatenate([weight] * 100)  # (700, 300): as large as the logits are small
+    targets = rng.integers(0, TOKENS, ROWS)
+    made = []
+
+    def most(frozen):
+        tracemalloc.start()
+        try:
+            _, vjp = linear_cross_entropy.compute(x[:2], wide, targets[:2], frozen=frozen)
+            made[:] = [g() if callable(g) else g for g in vjp(np.asarray(1.0))]
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    most(True)
+    assert most(True) < wide.nbytes / 3
+    assert most(False) > wide.nbytes

@@ -62,7 +62,7 @@ def loss_and_slope(low, high, x, targets, kept, share, loss):
 
 
 @linear_cross_entropy.kernel
-def _(x, weight, targets, ignore_index=-100, reduction="mean"):
+def _(x, weight, targets, ignore_index=-100, reduction="mean", frozen=False):
     if not same_float(x, weight):
         return NotImplemented
     options = targets, ignore_index, reduction
@@ -83,14 +83,15 @@ def _(x, weight, targets, ignore_index=-100, reduction="mean"):
         top, total = np.empty((2, len(held)), x.dtype)
         for part in parts:
             rows_of(part, loss_of_rows, kind(0), kind(0), top, total)
-        return loss.sum() * share, lambda dy: linear_cross_entropy.reference(x, weight, *options)[1](dy)
+        return loss.sum() * share, lambda dy: linear_cross_entropy.reference(x, weight, *options, frozen)[1](dy)
 
     *earlier, last = parts
     dx, dweight = np.empty((last.start, xs.shape[1]), x.dtype), None
     for part in earlier:
         slope = rows_of(part, loss_and_slope, kind(share))
         product(slope, weight, out=dx[part])
-        dweight = sum_of(product(slope.T, xs[part]), 1, dweight)
+        if not frozen:
+            dweight = sum_of(product(slope.T, xs[part]), 1, dweight)
     slope = rows_of(last, loss_and_slope, kind(share))
 
     def vjp(dy):
@@ -99,7 +100,7 @@ def _(x, weight, targets, ignore_index=-100, reduction="mean"):
         def whole_dx():
             return np.concatenate((dx, product(slope, weight))).reshape(shape) * dy
 
-        return whole_dx, lambda: sum_of(product(slope.T, xs[last] * dy), dy, dweight)
+        return whole_dx, None if frozen else lambda: sum_of(product(slope.T, xs[last] * dy), dy, dweight)
 
     return loss.sum() * share, vjp
 

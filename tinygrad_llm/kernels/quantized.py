@@ -1,4 +1,4 @@
-"""The compiled twin of `nn/quantized.py`: products with weights in 8 or 4 bits, which are read as they are.
+"""The compiled twins of `ops/quantized.py` and `nn/quantized.py`: products with weights in few bits.
 
 Few rows x are rounded to 16 bits, with a scale for each group: as exact as float32 weights deserve, and a processor
 multiplies and adds 16-bit integers, pairwise into 32 bits, faster than it turns bytes into floats. The sum of a group
@@ -23,7 +23,8 @@ from numba.core import cgutils, types
 from tinygrad_llm import threads
 from tinygrad_llm.kernels.compiled import compiled
 from tinygrad_llm.kernels.products import LEAST, UNIT
-from tinygrad_llm.nn.quantized import GROUPS, STRETCHES, fitted, quantized_product
+from tinygrad_llm.nn.quantized import STRETCHES, fitted
+from tinygrad_llm.ops.quantized import BLOCK, GROUPS, columns_of, quantized_gradient, quantized_product
 
 intrinsic: Any = extending.intrinsic  # what it makes is called without the context of typing
 
@@ -37,6 +38,9 @@ PIECE = 1 << 20
 
 CHUNK = 1 << 19
 """Weights that are turned into float32 at once for BLAS: 2 MB."""
+
+PARTS = 8
+"""Parts, about, into which the columns of a gradient are cut for the threads."""
 
 LANES = 16
 """Sums of a row that are kept side by side, each of two products of 16-bit integers."""
@@ -279,6 +283,32 @@ def columns_of_product(low, high, units, x, values, scales, minimums, y):
         else:
             expand_int4(0, len(some), values[first:last], scales[first:last], minimums[first:last], some)
         np.matmul(x, some[:, : x.shape[1]].T, out=y[:, first:last])
+
+
+@quantized_gradient.kernel
+def _(dy, inputs, values, scales, minimums=None):
+    if dy.dtype != np.float32 or not dy.dtype.isnative or not dy.size:
+        return NotImplemented
+    dx = np.empty((len(dy), inputs), np.float32)
+    blocks = -(-inputs // BLOCK)
+    width = max(1, min(CHUNK // (BLOCK * len(values)), -(-blocks // PARTS)))
+    least = -(-LEAST // (dy.size * width * BLOCK))
+    with threads.one_blas_thread():
+        threads.run(columns_of_gradient, -(-blocks // width), width, dy, values, scales, minimums, dx, least=least)
+    return dx
+
+
+def columns_of_gradient(low, high, width, dy, values, scales, minimums, dx):
+    """Parts low to high of the columns of ``dy w``, each of `width` blocks: the same for any number of threads."""
+    w = np.empty((len(values), width * BLOCK), np.float32)
+    for part in range(low, high):
+        bits = columns_of(part * width, (part + 1) * width, values, scales, minimums)
+        if minimums is None:
+            expand_int8(0, len(w), *bits[:2], w)
+        else:
+            expand_int4(0, len(w), *bits, w)
+        out = dx[:, part * width * BLOCK : (part + 1) * width * BLOCK]
+        np.matmul(dy, w[:, : out.shape[1]], out=out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Modules: what models are put together from."""
 
 from tinygrad_llm.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm, unset
+from tinygrad_llm.nn.lora import LoRALinear
 from tinygrad_llm.nn.module import Module, Parameter
 from tinygrad_llm.nn.quantized import QuantizedEmbedding, QuantizedLinear, quantize
 from tinygrad_llm.nn.transformer import MLP, Block, CausalSelfAttention
@@ -13,6 +14,7 @@ __all__ = [
     "Embedding",
     "LayerNorm",
     "Linear",
+    "LoRALinear",
     "Module",
     "Parameter",
     "QuantizedEmbedding",

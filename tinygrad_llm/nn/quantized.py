@@ -20,20 +20,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tinygrad_llm import ops
 from tinygrad_llm.backend import twinned
 from tinygrad_llm.nn.layers import Embedding, Linear
 from tinygrad_llm.nn.module import Module
 from tinygrad_llm.nn.packing import in_one_block
-from tinygrad_llm.tape import Array, grad_enabled
+from tinygrad_llm.ops.quantized import BLOCK, GROUPS, dequantized, from_bfloat16
+from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
 Kind = Literal["int8", "int4"]
-GROUPS = {"int8": 64, "int4": 32}
-"""Weights that share a scale."""
-
-BLOCK = 64
-"""Rows are padded with zeros to a multiple of so many weights."""
-
 STRETCHES = (-1.0, -0.6, -0.3, 0.0, 0.3, 0.6)
 """What int4 tries: the range of a group has 15 + t steps, of which those beyond 15 are cut off."""
 
@@ -65,11 +61,6 @@ def to_bfloat16(x: Array) -> Array:
     """float32 rounded to the nearest bfloat16, as uint16."""
     bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
     return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-
-
-def from_bfloat16(bits: Array) -> Array:
-    """The float32 values of bfloat16."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def quantized(matrix: Array, kind: Kind) -> Quantized:
@@ -138,30 +129,10 @@ def _least_squares(w: Array, q: Array) -> tuple[Array, Array]:
     return d, mean_w - d * mean_q
 
 
-def dequantized(values: Array, scales: Array, minimums: Array | None) -> Array:
-    """The padded float32 matrix (F, P) that a `Quantized` stands for."""
-    d = from_bfloat16(scales)[..., None]
-    if minimums is None:
-        return (values.reshape(*scales.shape, GROUPS["int8"]) * d).reshape(values.shape)
-    blocks = values.reshape(len(values), scales.shape[1] // 2, 1, GROUPS["int4"])
-    q = np.concatenate((blocks & 15, blocks >> 4), axis=2).reshape(*scales.shape, GROUPS["int4"])
-    return (q * d + from_bfloat16(minimums)[..., None]).reshape(len(values), 2 * values.shape[1])
-
-
-@twinned
-def quantized_product(x: Array, values: Array, scales: Array, minimums: Array | None = None) -> Array:
-    """``x w^T``: x (N, C), w the (F, C) matrix of a `Quantized`; (N, F)."""
-    return x @ dequantized(values, scales, minimums)[:, : x.shape[1]].T.astype(x.dtype, copy=False)
-
-
-def _product(x: Tensor, inputs: int, matrix: Quantized) -> Array:
-    """(..., C) to (..., F); refuses to be differentiated."""
-    if grad_enabled() and x.requires_grad:
-        raise RuntimeError("quantised weights pass no gradient: use the model under no_grad(), or its float32 weights")
+def _checked(x: Tensor, inputs: int) -> Tensor:
     if x.ndim == 0 or x.shape[-1] != inputs:
         raise ValueError(f"quantised linear: x {x.shape}: its last axis must have the {inputs} inputs of the weight")
-    y = quantized_product(x.data.reshape(-1, inputs), *matrix)
-    return y.reshape(*x.shape[:-1], len(matrix.values))
+    return x
 
 
 class QuantizedLinear(Module):
@@ -173,10 +144,7 @@ class QuantizedLinear(Module):
         self.bias = None if linear.bias is None else linear.bias.data
 
     def forward(self, x: Tensor, add_bias: bool = True) -> Tensor:
-        y = _product(x, self.inputs, self.weight)
-        if add_bias and self.bias is not None:
-            y += self.bias
-        return Tensor(y)
+        return ops.quantized_linear(_checked(x, self.inputs), *self.weight, self.bias if add_bias else None)
 
 
 class QuantizedEmbedding(Module):
@@ -197,7 +165,7 @@ class QuantizedEmbedding(Module):
 
     def head(self, x: Tensor) -> Tensor:
         """``x W^T``: (..., C) to logits (..., V)."""
-        return Tensor(_product(x, self.channels, self.weight))
+        return ops.quantized_linear(_checked(x, self.channels), *self.weight)
 
 
 def quantize(model: Module, kind: Kind, progress: Callable[[int, int], None] = lambda done, total: None) -> None:

@@ -9,10 +9,12 @@ from tinygrad_llm.ops.fused_losses import linear_cross_entropy
 from tinygrad_llm.ops.gated import geglu, swiglu
 from tinygrad_llm.ops.indexing import embedding, getitem
 from tinygrad_llm.ops.losses import cross_entropy
+from tinygrad_llm.ops.low_rank import lora
 from tinygrad_llm.ops.norms import layer_norm, rms_norm
 from tinygrad_llm.ops.piecewise import abs, clip, where
 from tinygrad_llm.ops.products import einsum, linear, matmul
 from tinygrad_llm.ops.projected_attention import self_attention
+from tinygrad_llm.ops.quantized import quantized_linear
 from tinygrad_llm.ops.recurrent import gru, lstm, rnn
 from tinygrad_llm.ops.recurrent_cells import gru_cell, lstm_cell
 from tinygrad_llm.ops.reductions import max, mean, sum
@@ -50,6 +52,7 @@ __all__ = [
     "log",
     "log_softmax",
     "logsumexp",
+    "lora",
     "lstm",
     "lstm_cell",
     "matmul",
@@ -59,6 +62,7 @@ __all__ = [
     "neg",
     "pad",
     "power",
+    "quantized_linear",
     "relu",
     "reshape",
     "rms_norm",

@@ -19,7 +19,7 @@ LEAST_ROWS = 256
 
 
 @op
-def linear_cross_entropy(x, weight, targets, ignore_index=-100, reduction="mean"):
+def linear_cross_entropy(x, weight, targets, ignore_index=-100, reduction="mean", frozen=False):
     """``cross_entropy(x W^T, targets)``: a language model's loss, from the vectors that its head turns into logits.
 
     x (..., C), weight (V, C), which may be the token embedding, whole-number targets (...); the loss is a number, for
@@ -34,8 +34,9 @@ def linear_cross_entropy(x, weight, targets, ignore_index=-100, reduction="mean"
 
     Saves x and the weight. Cost: 2 N V C floating-point operations forward, and three times that backward, one of them
     for the logits. Its compiled twin works out p and both products of a block while it is there, if gradients are
-    wanted, since the loss is a number and w can be multiplied in afterwards: then no logits are made twice. Sources:
-    Hsu et al. 2024 (Liger Kernel), arXiv:2410.10989; Wijmans et al. 2024 (Cut Cross-Entropy), arXiv:2411.09009.
+    wanted, since the loss is a number and w can be multiplied in afterwards: then no logits are made twice.
+    `frozen` says that the weight is not trained: then nothing is worked out for it. Sources: Hsu et al. 2024 (Liger
+    Kernel), arXiv:2410.10989; Wijmans et al. 2024 (Cut Cross-Entropy), arXiv:2411.09009.
     """
     xs, targets, kept, share = checked_arguments(x, weight, targets, ignore_index, reduction)
     parts = blocks(len(xs), weight)
@@ -48,11 +49,12 @@ def linear_cross_entropy(x, weight, targets, ignore_index=-100, reduction="mean"
     loss = sum((of_block(part)[0] for part in parts), start=np.result_type(x, weight).type(0))
 
     def vjp(dy):
-        dx, dweight = np.zeros_like(xs), np.zeros_like(weight)
+        dx, dweight = np.zeros_like(xs), None if frozen else np.zeros_like(weight)
         for part in parts:
             s = of_block(part)[1](dy * share)
             dx[part] = s @ weight
-            dweight += s.T @ xs[part]
+            if not frozen:
+                dweight += s.T @ xs[part]
         return dx.reshape(x.shape), dweight
 
     return loss * share, vjp
@@ -90,7 +92,7 @@ def parts_of(x, weight, targets, ignore_index, dy, reduction):
 
 
 @linear_cross_entropy.derivation("x")
-def _(x, weight, targets, dy, ignore_index=-100, reduction="mean"):
+def _(x, weight, targets, dy, ignore_index=-100, reduction="mean", frozen=False):
     _, p, onehot, w = parts_of(x, weight, targets, ignore_index, dy, reduction)
     delta = np.eye(len(weight))
     jacobian = p[:, :, None] * (delta - p[:, None, :])  # ∂p_u/∂z_v: see softmax
@@ -114,7 +116,7 @@ def _(x, weight, targets, dy, ignore_index=-100, reduction="mean"):
 
 
 @linear_cross_entropy.derivation("weight")
-def _(x, weight, targets, dy, ignore_index=-100, reduction="mean"):
+def _(x, weight, targets, dy, ignore_index=-100, reduction="mean", frozen=False):
     xs, p, onehot, w = parts_of(x, weight, targets, ignore_index, dy, reduction)
     delta = np.eye(len(weight))
     slopes = np.einsum("nt,ntu->nu", -onehot / p, p[:, :, None] * (delta - p[:, None, :]))  # ∂loss_n/∂z_nu, as for x

@@ -31,7 +31,8 @@ from tinygrad_llm.tensor import registry
 
 OPS = "tinygrad_llm.ops."
 ORDER = (
-    *("arithmetic", "exponential", "piecewise", "reductions", "shapes", "indexing", "products"),
+    *("arithmetic", "exponential", "piecewise", "reductions", "shapes", "indexing"),
+    *("products", "low_rank", "quantized"),
     *(
         "activations",
         "biased_activations",

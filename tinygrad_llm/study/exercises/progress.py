@@ -16,7 +16,7 @@ PATH: dict[str, tuple[str, ...]] = {
     "Kinks and masks": ("relu", "abs", "clip", "where", "dropout"),
     "Reductions": ("sum", "mean", "max"),
     "Picking by index": ("getitem", "embedding"),
-    "Products": ("matmul", "linear", "einsum"),
+    "Products": ("matmul", "linear", "einsum", "lora", "quantized_linear"),
     "Softmaxes and their loss": ("logsumexp", "softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
     "Normalisation": ("rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"),
     "Feed-forward networks": ("bias_gelu", "swiglu", "geglu"),
