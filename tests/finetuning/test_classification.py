@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -317,6 +318,10 @@ def test_texts_that_are_too_long_are_counted(tmp_path):
     task, said = told(prepare_classification, ClassifyConfig(**config, context=4), loaded)
     assert "19 of 19 (100.0%) are longer than 4 tokens" in said
     assert task.model.body is model
+    fitting = int(max(task.training.lengths.max(), task.held_out.lengths.max()))
+    model.config = replace(model.config, context=fitting)
+    assert "longer than" not in told(prepare_classification, ClassifyConfig(**config), loaded)[1]
+    model.config = replace(model.config, context=40)
     with pytest.raises(ValueError, match="--context 41: the model takes 40 tokens"):
         prepare_classification(ClassifyConfig(**config, context=41), loaded, quiet())
 

@@ -90,9 +90,10 @@ def test_a_folder_holds_all_of_it(name, pooling, tmp_path):
     assert classes_of(again) == LABELS
 
 
-def test_without_padding_there_is_none_in_the_folder(tmp_path):
-    build("GPT", "last", padding=-1).save_pretrained(tmp_path)
-    assert load_model(tmp_path).config.padding == -1
+@pytest.mark.parametrize("padding", [-1, 0])
+def test_without_padding_there_is_none_in_the_folder(tmp_path, padding):
+    build("GPT", "last", padding).save_pretrained(tmp_path)
+    assert load_model(tmp_path).config.padding == padding
 
 
 @pytest.mark.parametrize(("given", "replaced"), [("3", '"3"'), ("3", "-2"), ("3", "true")])
@@ -174,7 +175,10 @@ def test_what_cannot_be_is_refused(tmp_path):
     assert classes_of(new_model(BODIES["BERT"])) == ()
 
 
-@pytest.mark.parametrize("mask", [MASK[:, :, :, :8], MASK[:, :, :, ::-1], np.zeros_like(MASK)])
+HOLE = MASK & (np.arange(9) != 2)
+
+
+@pytest.mark.parametrize("mask", [MASK[:, :, :, :8], MASK[:, :, :, ::-1], np.zeros_like(MASK), HOLE])
 def test_padding_elsewhere_than_on_the_right_is_refused(mask):
     with pytest.raises(ValueError, match="False after its end"):
         build("GPT", "last")(IDS, mask)
