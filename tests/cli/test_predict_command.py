@@ -73,27 +73,38 @@ def test_lines_of_standard_input_as_they_come(folder, capsys, monkeypatch, batch
     assert [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()] == [*TEXTS, "last"]
 
 
-class Typed:
-    """Standard input whose lines come one after the other, and that remembers what was answered before each."""
+class Pipe(io.StringIO):
+    """Output of which the reader sees what was flushed."""
 
-    def __init__(self, capsys, terminal):
-        self.capsys, self.terminal, self.answered = capsys, terminal, []
+    seen = ""
+
+    def flush(self):
+        self.seen = self.getvalue()
+
+
+class Typed:
+    """Standard input whose lines come one after the other, and that remembers how many answers were there by then."""
+
+    def __init__(self, output, terminal):
+        self.output, self.terminal, self.answered = output, terminal, []
 
     def isatty(self):
         return self.terminal
 
     def __iter__(self):
         for text in TEXTS:
-            self.answered.append(bool(self.capsys.readouterr().out))
+            self.answered.append(self.output.seen.count("\n"))
             yield text + "\n"
 
 
 @pytest.mark.parametrize(("terminal", "options"), [(False, ["--batch-size", "1"]), (True, [])])
-def test_each_line_is_answered_before_the_next_is_read(folder, capsys, monkeypatch, terminal, options):
-    typed = Typed(capsys, terminal)
+def test_each_line_is_answered_before_the_next_is_read(folder, monkeypatch, terminal, options):
+    output = Pipe()
+    typed = Typed(output, terminal)
     monkeypatch.setattr("sys.stdin", typed)
+    monkeypatch.setattr("sys.stdout", output)
     assert main(["predict", str(folder), *options]) == 0
-    assert typed.answered == [False, True, True, True]
+    assert typed.answered == [0, 1, 2, 3]
 
 
 def test_a_file_with_a_column_of_texts_or_of_lines(folder, capsys, tmp_path):
