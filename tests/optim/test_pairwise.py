@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrad_llm.nn import Parameter
-from tinygrad_llm.optim.pairwise import PairwiseSum
+from tinygrad_llm.optim.pairwise import PairwiseSum, take_gradients
 
 
 def parts_of(count, seed=0):
@@ -22,14 +22,11 @@ def tree(parts):
 
 
 def pairwise(parts):
-    parameter = Parameter(np.zeros(50, np.float32))
-    sums = PairwiseSum([parameter])
+    sums = PairwiseSum()
     for part in parts:
-        parameter.grad = part.copy()
-        sums.add()
-        assert parameter.grad is None
-    sums.finish()
-    return parameter.grad
+        sums.add([part.copy()])
+    (total,) = sums.finish()
+    return total
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 13, 16])
@@ -52,24 +49,27 @@ def test_in_order_the_bits_would_differ():
     assert (sum(parts[1:], parts[0]) != pairwise(parts)).any()
 
 
-def test_a_parameter_may_lack_a_gradient_in_some_parts():
-    one, other = Parameter(np.zeros(2)), Parameter(np.zeros(2))
-    sums = PairwiseSum([one, other])
+def test_an_array_may_be_missing_in_some_parts():
+    sums = PairwiseSum()
     for number in range(5):
-        if number in (1, 4):
-            one.grad = np.full(2, 1.0 + number)
-        sums.add()
-    sums.finish()
-    assert one.grad.tolist() == [7.0, 7.0]
-    assert other.grad is None
+        sums.add([np.full(2, 1.0 + number) if number in (1, 4) else None, None])
+    one, other = sums.finish()
+    assert one.tolist() == [7.0, 7.0]
+    assert other is None
 
 
 def test_it_can_be_used_again():
-    parameter = Parameter(np.zeros(2))
-    sums = PairwiseSum([parameter])
+    sums = PairwiseSum()
+    assert sums.finish() == []
     for _ in range(2):
         for _ in range(3):
-            parameter.grad = np.ones(2)
-            sums.add()
-        sums.finish()
-        assert parameter.grad.tolist() == [3.0, 3.0]
+            sums.add([np.ones(2)])
+        assert sums.finish()[0].tolist() == [3.0, 3.0]
+
+
+def test_gradients_are_taken_from_the_parameters():
+    one, other = Parameter(np.zeros(2)), Parameter(np.zeros(2))
+    one.grad = gradient = np.ones(2)
+    assert take_gradients([one, other])[0] is gradient
+    assert one.grad is None
+    assert take_gradients([one, other]) == [None, None]

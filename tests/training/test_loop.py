@@ -8,6 +8,7 @@ import pytest
 from tinygrad_llm import ops
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.optim import SGD
+from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.training import Batch, TrainConfig, training_step
 from tinygrad_llm.training.metrics import Metrics, plot_loss, read_metrics, smooth, write_samples
 
@@ -43,7 +44,7 @@ def test_accumulated_parts_give_the_gradients_of_the_large_batch():
         model = GPT(SIZES, seed=2).astype(np.float64)
         optimizer = SGD(model.named_parameters(), 0.1)
         task = Parts(inputs, targets, divided)
-        loss, norm, count = training_step(model, optimizer, task, 0, config(accumulate=len(divided) + 1))
+        loss, norm, count = training_step(model, OneProcess(optimizer), task, 0, config(accumulate=len(divided) + 1))
         results.append((loss, norm, count, model.state_dict()))
     (loss, norm, count, weights), (parts_loss, parts_norm, parts_count, parts_weights) = results
     assert count == parts_count == 30 - 4 - 5
@@ -57,7 +58,7 @@ def test_the_loss_is_the_mean_over_the_targets():
     ids = np.random.default_rng(0).integers(0, 13, (2, 5))
     model = GPT(SIZES).astype(np.float64)
     expected = ops.cross_entropy(model(ids), ids).item()
-    loss, _, _ = training_step(model, SGD(model.named_parameters(), 0.1), Parts(ids, ids, []), 0, config())
+    loss, _, _ = training_step(model, OneProcess(SGD(model.named_parameters(), 0.1)), Parts(ids, ids, []), 0, config())
     assert loss == pytest.approx(expected, rel=1e-12)
 
 
@@ -65,7 +66,9 @@ def test_clipping_bounds_the_step():
     ids = np.random.default_rng(0).integers(0, 13, (2, 5))
     model = GPT(SIZES).astype(np.float64)
     before = {name: a.copy() for name, a in model.state_dict().items()}
-    _, norm, _ = training_step(model, SGD(model.named_parameters(), 1.0), Parts(ids, ids, []), 0, config(clip=0.01))
+    _, norm, _ = training_step(
+        model, OneProcess(SGD(model.named_parameters(), 1.0)), Parts(ids, ids, []), 0, config(clip=0.01)
+    )
     assert norm > 0.01
     moved = sum(((before[name] - a) ** 2).sum() for name, a in model.state_dict().items())
     assert np.sqrt(moved) == pytest.approx(0.1 * 0.01, rel=1e-9)
@@ -76,7 +79,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     model = GPT(SIZES)
     model.final_norm.bias.data[:] = np.nan
     with pytest.raises(FloatingPointError, match=r"step 8: the loss is nan.*--learning-rate"):
-        training_step(model, SGD(model.named_parameters(), 1.0), Parts(ids, ids, []), 7, config())
+        training_step(model, OneProcess(SGD(model.named_parameters(), 1.0)), Parts(ids, ids, []), 7, config())
 
 
 def test_metrics_are_kept_up_to_the_resumed_step_and_a_cut_line_is_left_out(tmp_path):

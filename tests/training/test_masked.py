@@ -12,6 +12,7 @@ from tinygrad_llm.data import IGNORE, Document, write_tokens
 from tinygrad_llm.generation.filling import fill_masks
 from tinygrad_llm.models import Bert
 from tinygrad_llm.optim import AdamW
+from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training import masked as masked_module
 from tinygrad_llm.training.config import TrainConfig
@@ -161,7 +162,7 @@ def test_training_lowers_the_loss_and_the_sample_shows_it(task, monkeypatch):
     assert before == pytest.approx(np.log(271), rel=0.1)
     assert task.validate(model) == {"validation_loss": before}  # always the same masks
     for step in range(60):
-        training_step(model.train(), optimizer, task, step, task.config)
+        training_step(model.train(), OneProcess(optimizer), task, step, task.config)
     assert task.validate(model.eval())["validation_loss"] < 0.5 * before
     lines = task.sample(model).split("\n")
     assert [line.split(": ")[0] for line in lines[:3]] == ["masked", "filled", "text"]

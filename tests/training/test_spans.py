@@ -9,6 +9,7 @@ from tinygrad_llm import random
 from tinygrad_llm.data import Document, write_tokens
 from tinygrad_llm.models import T5
 from tinygrad_llm.optim import AdamW
+from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training import spans as spans_module
 from tinygrad_llm.training.config import TrainConfig
@@ -187,7 +188,7 @@ def test_training_lowers_the_loss_and_the_sample_shows_it(task, monkeypatch):
     before = task.validate(model.eval())["validation_loss"]
     assert task.validate(model) == {"validation_loss": before}  # always the same windows
     for step in range(60):
-        training_step(model.train(), optimizer, task, step, task.config)
+        training_step(model.train(), OneProcess(optimizer), task, step, task.config)
     after = task.validate(model.eval())["validation_loss"]
     assert after < 0.6 * before
     lines = task.sample(model).split("\n")

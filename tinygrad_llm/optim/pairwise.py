@@ -19,41 +19,45 @@ Gradients = list[Array | None]
 
 
 class PairwiseSum:
-    """Takes the gradients of part after part. At most one sum for each power of two is held."""
+    """Takes the arrays of part after part. At most one sum for each power of two is held."""
 
-    def __init__(self, parameters: Iterable[Parameter]) -> None:
-        self._parameters = list(parameters)
+    def __init__(self) -> None:
         self._sums: list[Gradients] = []
         self._parts = 0
 
-    def add(self) -> None:
-        """Take the gradients of the next part from the parameters, which are left without."""
-        total: Gradients = [p.grad for p in self._parameters]
-        for parameter in self._parameters:
-            parameter.grad = None
+    def add(self, arrays: Gradients) -> None:
+        """Take those of the next part, which may be written to."""
         self._parts += 1
         level = self._parts
         while level % 2 == 0:  # two neighbours of one size are there
-            total = added(self._sums.pop(), total)
+            arrays = added(self._sums.pop(), arrays)
             level //= 2
-        self._sums.append(total)
+        self._sums.append(arrays)
 
-    def finish(self) -> None:
-        """Leave the sums of all parts with the parameters."""
-        total: Gradients = [None] * len(self._parameters)
+    def finish(self) -> Gradients:
+        """The sums of all parts; then it may be used again. No part at all gives an empty list."""
+        total = self._sums.pop() if self._sums else []
         while self._sums:
             total = added(self._sums.pop(), total)
-        for parameter, gradient in zip(self._parameters, total, strict=True):
-            parameter.grad = gradient
         self._parts = 0
+        return total
 
 
 def added(left: Gradients, right: Gradients) -> Gradients:
-    """``left + right`` of each parameter, in the arrays of `left`; one without a gradient counts as zero."""
-    for number, gradient in enumerate(right):
+    """``left + right`` of each array, in those of `left`; None counts as zero."""
+    for number, array in enumerate(right):
         here = left[number]
         if here is None:
-            left[number] = gradient
-        elif gradient is not None:
-            here += gradient
+            left[number] = array
+        elif array is not None:
+            here += array
     return left
+
+
+def take_gradients(parameters: Iterable[Parameter]) -> Gradients:
+    """The gradients of parameters, which are left without."""
+    found: Gradients = []
+    for parameter in parameters:
+        found.append(parameter.grad)
+        parameter.grad = None
+    return found

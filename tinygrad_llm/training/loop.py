@@ -16,9 +16,9 @@ import numpy as np
 from tinygrad_llm import random
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.nn import Module
-from tinygrad_llm.optim import Optimizer, clip_factor, global_norm
+from tinygrad_llm.optim import Optimizer, clip_factor
 from tinygrad_llm.optim.optimizer import exact_sum
-from tinygrad_llm.optim.pairwise import PairwiseSum
+from tinygrad_llm.parallel.ranks import OneProcess, Ranks
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.checkpoints import Saver, save_checkpoint
 from tinygrad_llm.training.loop_config import LoopConfig
@@ -54,36 +54,29 @@ class Task(Protocol):
         """A text that shows what the model does now."""
 
 
-def training_step(
-    model: Module, optimizer: Optimizer, task: Task, step: int, config: LoopConfig
-) -> tuple[float, float, int]:
+def training_step(model: Module, ranks: Ranks, task: Task, step: int, config: LoopConfig) -> tuple[float, float, int]:
     """One update; returns the mean loss, the gradient's norm before clipping, and the number of targets.
 
     Each part's summed loss is divided by the number of targets of all parts together. So the gradients that add up are
-    those of the mean over one large batch, however it is divided.
+    those of the mean over one large batch, however it is divided, and whoever computes which part.
     """
-    batches = [task.batch(step, part) for part in range(config.accumulate)]
-    targets = sum(batch.targets for batch in batches)
-    optimizer.zero_grad()
-    losses, sums = [], PairwiseSum(optimizer.parameters.values())
-    for part, batch in enumerate(batches):
+    parts = ranks.parts(config.accumulate)
+    batches = {part: task.batch(step, part) for part in parts}
+    targets = ranks.total(batch.targets for batch in batches.values())
+
+    def loss_of(part: int) -> Tensor:
         with random.scope(config.seed, "training step", step, part):
-            loss = task.loss(model, batch) * (1 / max(1, targets))
-            loss.backward()
-        losses.append(loss.item())
-        if len(batches) > 1:
-            sums.add()
-    if len(batches) > 1:
-        sums.finish()
-    total = exact_sum(np.array(losses))
-    norm = global_norm(optimizer.parameters.values())
-    if not (math.isfinite(total) and math.isfinite(norm)):  # before the weights are touched
+            return task.loss(model, batches[part]) * (1 / max(1, targets))
+
+    loss = exact_sum(np.array(ranks.run(parts, loss_of)))
+    norm = ranks.norm()
+    if not (math.isfinite(loss) and math.isfinite(norm)):  # before the weights are touched
         raise FloatingPointError(
-            f"step {step + 1}: the loss is {total:.4g} and the gradient's norm {norm:.4g}; a lower --learning-rate "
+            f"step {step + 1}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}; a lower --learning-rate "
             "or a longer --warmup usually helps (the last checkpoint is untouched)"
         )
-    optimizer.step(config.rate(step), clip_factor(norm, config.clip) if config.clip else 1.0)
-    return total, norm, targets
+    ranks.update(config.rate(step), clip_factor(norm, config.clip) if config.clip else 1.0)
+    return loss, norm, targets
 
 
 class Reached(NamedTuple):
@@ -116,6 +109,7 @@ def train(
     keep_freed_memory()
     metrics = Metrics(run / "metrics.jsonl", start)
     best = BestMeasurement.of(read_metrics(run / "metrics.jsonl"))
+    ranks = OneProcess(optimizer)
     step, tired, stopping = start, best.tired(config.patience), False
     try:
         while step < config.steps and not (tired or stopping):
@@ -123,7 +117,7 @@ def train(
             model.train()
             began = time.perf_counter()
             with np.errstate(all="ignore"):  # what is not finite is reported once, as an error
-                loss, norm, targets = training_step(model, optimizer, task, step - 1, config)
+                loss, norm, targets = training_step(model, ranks, task, step - 1, config)
             seconds = time.perf_counter() - began
             rate = config.rate(step - 1)
             metrics.write(

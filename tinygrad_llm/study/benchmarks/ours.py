@@ -16,6 +16,7 @@ from tinygrad_llm.nn.packing import pack_parameters
 from tinygrad_llm.nn.quantized import Quantized, quantize
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import AdamW, clip_by_global_norm
+from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.study.benchmarks.cases import NEW_TOKENS, PROMPT, Case, training_operations
 from tinygrad_llm.study.benchmarks.job import Job, arguments, batch, cotangent, fingerprint
 from tinygrad_llm.study.benchmarks.pretrained import PRETRAINED_JOBS
@@ -201,10 +202,11 @@ def _train(case: Case) -> Job:
     model, config = model_and_config(case)
     optimizer = AdamW(model.named_parameters(), RATE, BETAS, EPS, DECAY)
     settings = TrainConfig(steps=1, warmup=0, learning_rate=RATE, schedule="constant", clip=CLIP)
+    ranks = OneProcess(optimizer)
     task = OneBatch(batch(case))
 
     def run() -> float:
-        return training_step(model, optimizer, task, 0, settings)[0]
+        return training_step(model, ranks, task, 0, settings)[0]
 
     checks = [(loss, loss) for loss in (run() for _ in range(FIRST_STEPS))]
     return Job(run, checks, operations=training_operations(config, case.sizes["batch"], config.context))

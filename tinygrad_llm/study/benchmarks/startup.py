@@ -29,13 +29,14 @@ import time, numpy
 start = time.perf_counter()
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.optim import AdamW
+from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.training.config import TrainConfig
 from tinygrad_llm.training.loop import training_step
 from tinygrad_llm.training.pretraining import OneBatch
 
 ids = numpy.arange(12 * 64).reshape(12, 64) % 65
 model = GPT(GPTConfig(vocab_size=65, context=64, channels=128, layers=4, heads=4))
-training_step(model, AdamW(model.named_parameters()), OneBatch((ids, ids)), 0, TrainConfig())
+training_step(model, OneProcess(AdamW(model.named_parameters())), OneBatch((ids, ids)), 0, TrainConfig())
 print(time.perf_counter() - start)
 """
 """The smallest model of the training steps; the clock starts when NumPy is there."""

@@ -13,6 +13,7 @@ from tinygrad_llm.generation import generate_tokens
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.operation import Operation
 from tinygrad_llm.optim import AdamW, Muon, Optimizer
+from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.study.benchmarks.job import single
 from tinygrad_llm.tensor import registry
 from tinygrad_llm.tokenizer import Tokenizer
@@ -62,7 +63,7 @@ def _train_and_generate() -> None:
     for kind in (AdamW, Muon):
         model = GPT(GPTConfig(vocab_size=7, context=12, channels=16, layers=1, heads=2))
         optimizer: Optimizer = kind(model.named_parameters())
-        training_step(model, optimizer, OneBatch((ids, ids)), 0, TrainConfig())
+        training_step(model, OneProcess(optimizer), OneBatch((ids, ids)), 0, TrainConfig())
     tokens = generate_tokens(model, [[1, 2, 3]])
     for _ in range(2):
         next(tokens)

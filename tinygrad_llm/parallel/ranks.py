@@ -1,0 +1,69 @@
+"""Who computes what of a training step: one process, or several that share it out.
+
+The parts of a step (its passes, `accumulate` of them) are numbered. Each is computed by one rank, and their gradients
+are added up by their numbers (see `optim.pairwise`): so the same settings give the same weights on any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from tinygrad_llm.optim import Optimizer, global_norm
+from tinygrad_llm.optim.pairwise import PairwiseSum, take_gradients
+from tinygrad_llm.tensor import Tensor
+
+LossOf = Callable[[int], Tensor]
+"""The loss of a part of the step, of which backward is not done yet."""
+
+
+class Ranks(Protocol):
+    """Those that share a training step, as one of them sees it."""
+
+    def parts(self, count: int) -> Sequence[int]:
+        """Which of so many parts this one computes."""
+
+    def total(self, values: Iterable[int]) -> int:
+        """The sum over the parts of all."""
+
+    def run(self, parts: Sequence[int], loss_of: LossOf) -> list[float]:
+        """Forward and backward of this one's parts; the gradients of all parts are added up. The losses of all."""
+
+    def norm(self) -> float:
+        """The global norm of the gradients."""
+
+    def update(self, rate: float, scale: float) -> None:
+        """Update the weights from `scale` times the gradients."""
+
+
+class OneProcess:
+    """All in one."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.parameters = list(optimizer.parameters.values())
+
+    def parts(self, count: int) -> Sequence[int]:
+        return range(count)
+
+    def total(self, values: Iterable[int]) -> int:
+        return sum(values)
+
+    def run(self, parts: Sequence[int], loss_of: LossOf) -> list[float]:
+        self.optimizer.zero_grad()
+        losses, sums = [], PairwiseSum()
+        for part in parts:
+            loss = loss_of(part)
+            loss.backward()
+            losses.append(loss.item())
+            if len(parts) > 1:
+                sums.add(take_gradients(self.parameters))
+        for parameter, gradient in zip(self.parameters, sums.finish(), strict=False):  # nothing for a single part
+            parameter.grad = gradient
+        return losses
+
+    def norm(self) -> float:
+        return global_norm(self.parameters)
+
+    def update(self, rate: float, scale: float) -> None:
+        self.optimizer.step(rate, scale)
