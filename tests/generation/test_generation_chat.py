@@ -117,11 +117,26 @@ def test_the_oldest_turns_are_forgotten_when_the_context_is_full(model, tokenize
     assert chat.messages[-2]["content"] == "hello there 7"
 
 
+def test_a_message_that_leaves_little_room_is_answered_in_what_is_left(model, tokenizer):
+    chat = conversation(model, tokenizer, max_tokens=50)
+    chat.ends = set()
+    said(chat, "hello")
+    text = "hello" + " there" * 10
+    while len(ids := chat.template.encode(tokenizer, [{"role": "user", "content": text}])) < 197:
+        text += "!"
+    assert len(ids) == 197
+    tokens = [*chat._tokens(chat._prompt({"role": "user", "content": text}))]
+    assert len(tokens) == 4  # the last is not read
+    assert chat.messages == [{"role": "user", "content": text}]
+    chat.reset()
+    assert tokens == [*chat._tokens(ids)]
+
+
 def test_a_message_that_does_not_fit_changes_nothing(model, tokenizer):
     chat = conversation(model, tokenizer)
     said(chat, "hello")
     before = list(chat.messages)
-    with pytest.raises(ValueError, match=r"the message has \d+ tokens with what stands around it, .* room for 188"):
+    with pytest.raises(ValueError, match=r"the message has \d+ tokens with what stands around it, .* room for 200"):
         said(chat, "x y " * 200)
     assert chat.messages == before
 

@@ -83,17 +83,18 @@ class LayerKV:
 
 
 class KVCache:
-    """The caches of all layers of a model, for `batch` sequences of equal (padded) length.
+    """The caches of all layers of a model, for `batch` sequences of equal (padded) length, with room for `length`
+    positions T, by default as many as the model's context has.
 
     Memory: ``2 L B T Hkv D`` numbers.
     """
 
-    def __init__(self, config: CachedSizes, batch: int, dtype: Any = np.float32) -> None:
+    def __init__(self, config: CachedSizes, batch: int, dtype: Any = np.float32, length: int = 0) -> None:
         if not hasattr(config, "kv_heads"):
             raise ValueError(
                 f"a model of {type(config).__name__} has no keys and values to keep: this needs a transformer"
             )
-        shape = (batch, config.kv_heads, config.context, config.head_size)
+        shape = (batch, config.kv_heads, length or config.context, config.head_size)
         self.layers = [LayerKV(shape, dtype) for _ in range(config.layers)]
 
     @property

@@ -19,6 +19,15 @@ TURN_ENDS = "<|im_end|>", "<|eot_id|>", "<|end|>"
 """Special tokens that end an answer in some templates, besides what ends a text."""
 
 
+def turn_ends(tokenizer: Tokenizer) -> dict[str, int]:
+    """The special tokens after which an answer is over, with their ids."""
+    return {
+        name: number
+        for name, number in tokenizer.special_tokens.items()
+        if name in TURN_ENDS or number in tokenizer.end_ids
+    }
+
+
 class Conversation:
     """What was said, and the model's cache of it: an answer costs the new tokens only.
 
@@ -35,13 +44,12 @@ class Conversation:
         max_tokens: int = 512,
         seed: int = 0,
     ) -> None:
-        """An answer has `max_tokens` or half the context at most. ValueError if the tokenizer has no chat template."""
+        """An answer has `max_tokens` or half the context at most, and less after a message that leaves less room.
+        ValueError if the tokenizer has no chat template."""
         self.model, self.tokenizer, self.sampling = model.eval(), tokenizer, sampling
         self.max_tokens = min(max_tokens, model.config.context // 2)
         self.template = ChatTemplate.of(tokenizer)
-        self.ends = tokenizer.end_ids | {
-            tokenizer.special_tokens[name] for name in TURN_ENDS if name in tokenizer.special_tokens
-        }
+        self.ends = {*tokenizer.end_ids, *turn_ends(tokenizer).values()}
         self.stream = random.stream(seed, "chat")
         self.first = [{"role": "system", "content": system}] if system else []
         self.reset()
@@ -76,12 +84,12 @@ class Conversation:
         """The ids of the conversation with one more message, of which as few old turns are forgotten as must be."""
         room = self.model.config.context - self.max_tokens
         turns = self.messages[len(self.first) :]
-        while len(ids := self.template.encode(self.tokenizer, [*self.first, *turns, message])) > room:
-            if not turns:
-                raise ValueError(
-                    f"chat: the message has {len(ids)} tokens with what stands around it, and there is room for {room}"
-                )
+        while len(ids := self.template.encode(self.tokenizer, [*self.first, *turns, message])) > room and turns:
             turns = turns[2:]
+        if len(ids) > (context := self.model.config.context):
+            raise ValueError(
+                f"chat: the message has {len(ids)} tokens with what stands around it, and there is room for {context}"
+            )
         self.messages = [*self.first, *turns, message]
         return ids
 
@@ -93,7 +101,7 @@ class Conversation:
         history = [int(i) for i in ids]
         self.cache.cut(kept)
         self.held = history[:kept]
-        for _ in range(self.max_tokens):
+        for _ in range(min(self.max_tokens, self.model.config.context - len(ids) + 1)):
             with no_grad():
                 x = self.model.hidden(np.array(history[self.cache.length :])[None], cache=self.cache)
                 logits = self.model.head(Tensor(x.data[:, -1])).data[0]

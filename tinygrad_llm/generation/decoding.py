@@ -25,13 +25,15 @@ def generate_tokens(
     seed: int = 0,
     use_cache: bool = True,
     vocab_size: int | None = None,
+    length: int = 0,
 ) -> Iterator[Array]:
     """Yield one new token id per prompt, (B,), without end.
 
     Row b draws from its own stream of (seed, b), so it does not depend on the rest of the batch beyond rounding, until
     the longest row outgrows the model's context: then all rows go on from their last ``context // 2`` tokens.
     `use_cache` changes the time, not the result: without it every step computes the whole window again. Ids from
-    `vocab_size` on are never chosen: some models have more rows than their tokenizer has tokens.
+    `vocab_size` on are never chosen: some models have more rows than their tokenizer has tokens. Whoever takes only so
+    many tokens that no row has more than `length` of them spares the memory of a cache of the whole context.
     """
     sampling = sampling or Sampling()
     context = model.config.context
@@ -53,7 +55,7 @@ def generate_tokens(
         with no_grad():
             if cache is None:
                 if use_cache:
-                    cache = new_cache(model, len(windows))
+                    cache = new_cache(model, len(windows), length)
                 logits = _forward(model, windows, max(map(len, windows)), cache)
             else:
                 logits = _forward(model, windows, 1, cache)
@@ -69,9 +71,10 @@ def generate_tokens(
         yield np.array(chosen)
 
 
-def new_cache(model: Decoder, batch: int) -> Cache:
-    """What a model remembers of the tokens so far: keys and values, or the state of a recurrent one."""
-    return model.new_cache(batch) if isinstance(model, Recurrent) else KVCache(model.config, batch, model.dtype)
+def new_cache(model: Decoder, batch: int, length: int = 0) -> Cache:
+    """What a model remembers of the tokens so far: keys and values, of `length` tokens at most if that is given, or the
+    state of a recurrent one."""
+    return model.new_cache(batch) if isinstance(model, Recurrent) else KVCache(model.config, batch, model.dtype, length)
 
 
 def _forward(model: Decoder, windows: list[list[int]], count: int, cache: Cache | None) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,14 +61,41 @@ class Decoder(Pretrained):
         raise NotImplementedError(f"{type(self).__name__} defines no hidden()")
 
     def loss(
-        self, ids: npt.ArrayLike, targets: npt.ArrayLike, ignore_index: int = -100, reduction: str = "mean"
+        self,
+        ids: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        positions: npt.ArrayLike | None = None,
+        mask: Array | None = None,
     ) -> Tensor:
-        """`ops.cross_entropy` of the logits of ids (B, T) at targets (B, T), of which never all are held at once."""
-        x, options = self.hidden(ids), {"ignore_index": ignore_index, "reduction": reduction}
+        """`ops.cross_entropy` of the logits of ids (B, T) at targets (B, T), of which never all are held at once.
+
+        `positions` (B, T) and `mask`, here up to (B, H, T, T), as for `forward`. Logits are only made where there is a
+        target to be learned.
+        """
+        x, targets = self.hidden(ids, positions, mask), np.asarray(targets)
+        kept = np.flatnonzero(targets != ignore_index)
+        if len(kept) < targets.size and targets.shape == x.shape[:-1]:
+            x, targets = x.reshape(targets.size, -1)[kept], targets.ravel()[kept]
+        options: dict[str, Any] = {"ignore_index": ignore_index, "reduction": reduction}
         weight = (self.token_embedding if self.lm_head is None else self.lm_head).weight
         if not isinstance(weight, Tensor):  # a quantised head makes logits, and nothing else
             return ops.cross_entropy(self.head(x), targets, **options)
-        return ops.linear_cross_entropy(x, weight if self.lm_head is None else weight.T, targets, **options)
+        table = weight if self.lm_head is None else weight.T
+        return ops.linear_cross_entropy(x, table, targets, **options, frozen=not weight.requires_grad)
+
+    def add_tokens(self, first: int, count: int) -> None:
+        """Make room for ids up to ``first + count``: rows of embedding and head from `first` on become means of those
+        before, so that new tokens are about as likely as others. Source: Hewitt 2021, "Initializing New Word Embeddings
+        for Pretrained Language Models"."""
+        tables = [self.token_embedding.weight] + ([] if self.lm_head is None else [self.lm_head.weight])
+        for number, parameter in enumerate(tables):
+            known = parameter.data.T if number else parameter.data  # (V, C), as a head is (C, V)
+            new = np.broadcast_to(known[:first].mean(axis=0), (count, known.shape[1]))
+            grown = np.concatenate([known[:first], new, known[first + count :]])
+            parameter.data = np.ascontiguousarray(grown.T if number else grown)
+        self.config = replace(self.config, vocab_size=max(self.config.vocab_size, first + count))
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., V) of what `hidden` returns, or of some of its positions."""

@@ -12,7 +12,7 @@ a message must not end it. So `ChatTemplate.encode` never looks for special toke
 4. Between the names, stand-ins become the characters they stand for, and what results is encoded as ordinary text: in
    one piece with the template's own words, so that the ids are those of the whole text.
 
-Plain words (letters, digits, _ and -) outside of `content` are left as they are, because templates compare them
+Plain words (letters, digits, _ and -) outside of what is said are left as they are, because templates compare them
 (a role, the type of a tool). A template may put signs around a role, as in "<|" + role + "|>": whoever chooses roles is
 trusted. A template that looks for marks inside of messages (as some do for "</think>") does not find those that are
 names of special tokens.
@@ -23,8 +23,8 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -43,8 +43,18 @@ CHATML = (
 )
 """OpenAI's ChatML, which many models were tuned with."""
 
+_SAID = "content", "text", "instruction", "input"
+"""Keys of what is said, where a plain word is hidden too."""
+
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_-]*")
 _STAND_INS = range(0x100000, 0x10FFFE)  # for private use: no text means anything by them
+
+
+class Answered(NamedTuple):
+    """A conversation as ids (n,), int32, and which of them (n,), boolean, are answers."""
+
+    ids: np.ndarray
+    answers: np.ndarray
 
 
 class ChatTemplate:
@@ -100,29 +110,44 @@ class ChatTemplate:
         Raises ValueError as `render`, and for a lone surrogate in a message.
         """
         conversation = _checked(messages)
-        names = list(tokenizer.special_tokens)
-        given = [conversation, variables]
-        table = _stand_ins(names, [self.source, *_texts(given), *_keys(given)])
-        pattern = any_of(frozenset(names)) if names else None
+        hiding = _Hiding(tokenizer, self.source, [conversation, variables])
+        given = hiding.hidden(conversation), hiding.hidden(variables)
+        return hiding.ids(self._render(*given, add_generation_prompt))
 
-        def hide(text: str, is_content: bool) -> str:
-            named = pattern is not None and pattern.search(text) is not None
-            return text if not (is_content or named) and _PLAIN_WORD.fullmatch(text) else text.translate(table)
+    def encode_answers(
+        self, tokenizer: Tokenizer, messages: Iterable[Message], ends: Collection[str], **variables: Any
+    ) -> Answered:
+        """The ids of a conversation, and which of them are answers: what an assistant says, and the token that ends it.
 
-        for key in _keys(given):
-            if pattern is not None and (found := pattern.search(key)):
-                raise ValueError(
-                    f"the key {key!r} holds the special token {found[0]!r}; keys are not to be a stranger's"
-                )
-        text = self._render(_replaced(conversation, hide), _replaced(variables, hide), add_generation_prompt)
-        back = {ord(stand_in): chr(code) for code, stand_in in table.items()}
-        parts = []
-        for piece in pattern.split(text) if pattern else [text]:
-            if piece in tokenizer.special_tokens:
-                parts.append(np.array([tokenizer.special_tokens[piece]], np.int32))
-            elif piece:
-                parts.append(tokenizer.encode(piece.translate(back), disallowed_special=()))
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        An answer begins where the template, given what was said before, asks for one (`add_generation_prompt`), and
+        ends with the next of the special tokens `ends`; with the last one the ids end too. It is encoded by itself, as
+        it will be written: token by token after the ids that `encode` gives for what stands before it. An earlier
+        answer that the template does not repeat as it was said (some leave out what was thought) does not count as one.
+        Raises ValueError as `encode`, and if the last answer is not found, or nothing ends it.
+        """
+        conversation = _checked(messages)
+        hiding = _Hiding(tokenizer, self.source, [conversation, variables])
+        said, others = hiding.hidden(conversation), hiding.hidden(variables)
+        whole = self._render(said, others, False)
+        parts: list[np.ndarray] = []
+        lengths: list[int] = []
+        done = 0
+        for number, message in enumerate(conversation):
+            if message["role"] != "assistant":
+                continue
+            before = self._render(said[:number], others, True)
+            fits = len(before) >= done and whole.startswith(before)
+            end = hiding.end_of(ends, whole, len(before))
+            if fits and end:
+                parts += [hiding.ids(whole[done : len(before)]), hiding.ids(whole[len(before) : end])]
+                lengths += [len(parts[-2]), len(parts[-1])]
+                done = end
+            elif number == len(conversation) - 1:
+                fault = "nothing ends the answer" if fits else "the answer does not stand where one is asked for"
+                raise ValueError(f"chat template: {fault}, so that it cannot be learned")
+        if not parts:
+            raise ValueError("chat template: no assistant says anything in this conversation")
+        return Answered(np.concatenate(parts), np.repeat(np.arange(len(lengths)) % 2 == 1, lengths))
 
     def _render(self, messages: Any, variables: Mapping[str, Any], add_generation_prompt: bool) -> str:
         from jinja2 import TemplateError
@@ -134,6 +159,44 @@ class ChatTemplate:
             raise ValueError(f"chat template: {error.message or type(error).__name__}") from None
         except (TypeError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             raise ValueError(f"chat template: {type(error).__name__}: {error}") from None
+
+
+class _Hiding:
+    """Stand-ins for the texts of one conversation, and the way back from what a template made of them."""
+
+    def __init__(self, tokenizer: Tokenizer, source: str, given: Any) -> None:
+        names = list(tokenizer.special_tokens)
+        self.tokenizer, self.pattern = tokenizer, any_of(frozenset(names)) if names else None
+        self.table = _stand_ins(names, [source, *_texts(given), *_keys(given)])
+        self.back = {ord(stand_in): chr(code) for code, stand_in in self.table.items()}
+        for key in _keys(given):
+            if self.pattern is not None and (found := self.pattern.search(key)):
+                raise ValueError(
+                    f"the key {key!r} holds the special token {found[0]!r}; keys are not to be a stranger's"
+                )
+
+    def hidden(self, value: Any) -> Any:
+        """The value with each text in it hidden."""
+        return _replaced(value, self._hide)
+
+    def _hide(self, text: str, is_content: bool) -> str:
+        named = self.pattern is not None and self.pattern.search(text) is not None
+        return text if not (is_content or named) and _PLAIN_WORD.fullmatch(text) else text.translate(self.table)
+
+    def ids(self, text: str) -> np.ndarray:
+        """Of a text that the template made, or of a part of it that cuts no name."""
+        parts = []
+        for piece in self.pattern.split(text) if self.pattern else [text]:
+            if piece in self.tokenizer.special_tokens:
+                parts.append(np.array([self.tokenizer.special_tokens[piece]], np.int32))
+            elif piece:
+                parts.append(self.tokenizer.encode(piece.translate(self.back), disallowed_special=()))
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def end_of(self, names: Collection[str], text: str, begin: int) -> int:
+        """The place after the first of some special tokens from `begin` on; 0 if there is none."""
+        found = any_of(frozenset(names)).search(text, begin) if names else None
+        return found.end() if found else 0
 
 
 def _environment() -> Any:
@@ -202,7 +265,7 @@ def _replaced(value: Any, hide: Any, is_content: bool = False) -> Any:
     if isinstance(value, str):
         return hide(value, is_content)
     if isinstance(value, Mapping):
-        return {key: _replaced(item, hide, key in ("content", "text")) for key, item in value.items()}
+        return {key: _replaced(item, hide, key in _SAID) for key, item in value.items()}
     return [_replaced(item, hide, is_content) for item in value] if isinstance(value, Sequence) else value
 
 

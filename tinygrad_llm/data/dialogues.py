@@ -1,0 +1,242 @@
+"""Instructions with answers, and conversations: from JSON and JSON lines, divided so that no prompt is on both sides.
+
+A file holds a JSON list, or a JSON object in each line. An object has ``instruction`` and ``output``, and perhaps an
+``input``, as those of Alpaca; or ``prompt`` and ``completion``; or ``messages``, each with ``role`` and ``content``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinygrad_llm import random
+from tinygrad_llm.data.document import DataError
+from tinygrad_llm.data.files import read_documents
+from tinygrad_llm.data.records import json_value, refuse_faulty, text_value
+
+FORMS = {"messages": "messages", "instruction": "instruction and output", "prompt": "prompt and completion"}
+"""By the key that tells them: the forms of an object."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+class Dialogue(NamedTuple):
+    """Messages of which the last is the assistant's: the answer to all before it."""
+
+    messages: tuple[dict[str, str], ...]
+
+    @property
+    def prompt(self) -> tuple[dict[str, str], ...]:
+        """What stands before the answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """What is to be said."""
+        return self.messages[-1]["content"]
+
+    @property
+    def asked(self) -> str:
+        """The last message before the answer."""
+        return self.messages[-2]["content"]
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """The dialogues of a file."""
+
+    dialogues: list[Dialogue]
+    form: str
+    """What an object of the file has; several forms are joined by commas."""
+    empty: list[int]
+    """Lines of objects that have an empty answer, from which nothing can be learned: they are left out."""
+
+
+# ---- files
+
+
+def read_dialogues(path: str | PathLike[str]) -> Dialogues:
+    """The dialogues of a file.
+
+    DataError lists all faulty objects by the lines that they begin in: broken JSON, missing keys, what is no text,
+    empty prompts, messages in an impossible order. Also for a file all of whose answers are empty.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; give one file")
+    text = "".join(document.text for document in read_documents(path))
+    dialogues, empty, faults, forms = [], [], [], []
+    for line, value in _objects(text):
+        try:
+            if isinstance(value, str):
+                raise ValueError(value)
+            form = _form_of(value)
+            dialogue = _dialogue(value, form)
+            forms.append(FORMS[form])
+            if all(m["content"].strip() for m in dialogue.messages if m["role"] == "assistant"):
+                dialogues.append(dialogue)
+            else:
+                empty.append(line)
+        except ValueError as error:
+            faults.append((line, str(error)))
+    refuse_faulty(path, faults)
+    if not dialogues:
+        why = f"all {len(empty):,} answers are empty" if empty else "has no examples"
+        raise DataError(f"{path}: {why}", "empty")
+    return Dialogues(dialogues, ", ".join(dict.fromkeys(forms)), empty)
+
+
+def _objects(text: str) -> Iterator[tuple[int, Any]]:
+    """(line that it begins in, object or what is wrong) of all that a list or the lines hold."""
+    if text.lstrip()[:1] == "[":
+        yield from _listed(text)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, _object(json_value(line))
+            except ValueError as error:
+                yield number, str(error)
+
+
+def _listed(text: str) -> Iterator[tuple[int, Any]]:
+    """The items of a JSON list. What comes after broken JSON cannot be read."""
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+    at = _after_space(text, text.index("[") + 1)
+    while text[at : at + 1] != "]" or counted:  # a comma before the end is a fault
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            yield error.lineno, f"not JSON: {error.msg} at character {error.colno}"
+            return
+        except RecursionError:
+            yield line, "not JSON that can be read: nested too deeply"
+            return
+        yield line, _object(value)
+        at = _after_space(text, end)
+        if text[at : at + 1] != ",":
+            break
+        at = _after_space(text, at + 1)
+    line += text.count("\n", counted, at)
+    if text[at : at + 1] != "]":
+        yield line, "not JSON: a comma or the end of the list is missing"
+    elif text[at + 1 :].strip():
+        yield line, "not JSON: something stands after the end of the list"
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _object(value: Any) -> Any:
+    """The value if it is an object, or what is wrong with it."""
+    return value if isinstance(value, dict) else "not a JSON object, which is written in braces"
+
+
+# ---- one object
+
+
+def _form_of(value: Mapping[str, Any]) -> str:
+    """The key that tells the form of an object."""
+    for key in FORMS:
+        if key in value:
+            return key
+    keys = ", ".join(repr(key if len(key) <= 30 else f"{key[:27]}...") for key in list(value)[:8]) or "none"
+    raise ValueError(f"has neither {', nor '.join(FORMS.values())}; its keys are {keys}")
+
+
+def _dialogue(value: Mapping[str, Any], form: str) -> Dialogue:
+    if form == "messages":
+        return Dialogue(tuple(_messages(value["messages"])))
+    if form == "prompt":
+        asked = {"role": "user", "content": _filled(value["prompt"], "prompt")}
+        answer = text_value(value.get("completion"), "completion")
+    else:
+        asked = _instructed(_filled(value["instruction"], "instruction"), text_value(value.get("input") or "", "input"))
+        answer = text_value(value.get("output"), "output")
+    return Dialogue((asked, {"role": "assistant", "content": answer}))
+
+
+def _instructed(instruction: str, given: str) -> dict[str, str]:
+    """The message of an instruction and what is given with it: together, and each by itself for a template that has a
+    place for both."""
+    if not given.strip():
+        return {"role": "user", "content": instruction}
+    return {"role": "user", "content": f"{instruction}\n\n{given}", "instruction": instruction, "input": given}
+
+
+def _messages(value: Any) -> Iterator[dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("messages is not a list of messages")
+    roles = []
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, dict):
+            raise ValueError(f"message {number} is not a JSON object, which is written in braces")
+        role = text_value(message.get("role"), f"the role of message {number}")
+        content = text_value(message.get("content"), f"the content of message {number}")
+        if role not in ("system", "user", "assistant"):
+            raise ValueError(f"message {number} has the role {role!r}, not system, user or assistant")
+        if role == "system" and number > 1:
+            raise ValueError(f"message {number} is the system's, which may only be the first")
+        if role == "user":
+            _filled(content, f"message {number}")
+        roles.append(role)
+        yield {"role": role, "content": content}
+    turns = roles[1:] if roles[0] == "system" else roles
+    if turns[:1] != ["user"]:
+        raise ValueError("the first message, or that after the system's, is not the user's")
+    for number, (before, role) in enumerate(pairwise(turns), len(roles) - len(turns) + 2):
+        if before == role:
+            raise ValueError(f"message {number} is the {role}'s again; user and assistant take turns")
+    if turns[-1] != "assistant":
+        raise ValueError("the last message is the user's; there is no answer to learn")
+
+
+def _filled(value: Any, name: str) -> str:
+    text = text_value(value, name)
+    if not text.strip():
+        raise ValueError(f"{name} is empty")
+    return text
+
+
+# ---- training and held-out examples
+
+
+def plain_messages(messages: Iterable[Mapping[str, str]]) -> str:
+    """What two prompts must have in common to be the same: roles and contents, but for white space."""
+    return json.dumps([[message["role"], " ".join(message["content"].split())] for message in messages])
+
+
+def distinct_dialogues(dialogues: Iterable[Dialogue]) -> list[Dialogue]:
+    """Each once, in their order. One prompt may have several answers."""
+    found: dict[str, Dialogue] = {}
+    for dialogue in dialogues:
+        found.setdefault(plain_messages(dialogue.messages), dialogue)
+    return list(found.values())
+
+
+def without_prompts_of(dialogues: Iterable[Dialogue], held_out: Iterable[Dialogue]) -> list[Dialogue]:
+    """Those whose prompts are not among the ones held out."""
+    prompts = {plain_messages(dialogue.prompt) for dialogue in held_out}
+    return [dialogue for dialogue in dialogues if plain_messages(dialogue.prompt) not in prompts]
+
+
+def split_dialogues(dialogues: Sequence[Dialogue], share: float, seed: int) -> tuple[list[Dialogue], list[Dialogue]]:
+    """(training, held out), both in their order: of the different prompts `share` are held out, chosen by chance, at
+    least one, with all of their answers. DataError if there is one prompt only."""
+    prompts = list(dict.fromkeys(plain_messages(dialogue.prompt) for dialogue in dialogues))
+    if len(prompts) < 2:
+        raise DataError("there is only one prompt, so that none can be held out to measure with")
+    count = min(max(1, round(share * len(prompts))), len(prompts) - 1)
+    order = random.stream(seed, "split of prompts").permutation(len(prompts))
+    chosen = {prompts[place] for place in order[:count]}
+    held_out = [dialogue for dialogue in dialogues if plain_messages(dialogue.prompt) in chosen]
+    return without_prompts_of(dialogues, held_out), held_out

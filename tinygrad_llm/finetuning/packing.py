@@ -1,0 +1,99 @@
+"""Examples of different lengths in one batch: each in a row of its own, filled up, or several packed into a row.
+
+In a packed row an example must not know of those before it. Three things see to that: a mask, by which a token sees
+only tokens of its own example; positions, which begin at 0 with each; and targets: the last token of an example has
+none, so that nothing predicts the first token of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tinygrad_llm.data import IGNORE
+from tinygrad_llm.data.padding import padded
+from tinygrad_llm.tape import Array
+
+TRIED = 8
+"""Numbers of rows for which a width is tried."""
+
+
+class Rows(NamedTuple):
+    """What `Decoder.loss` is given: ids and targets (B, T); of packed rows positions (B, T) and a mask (B, 1, T, T), too.
+
+    Targets are the ids that follow, where these are to be learned, else IGNORE.
+    """
+
+    ids: Array
+    targets: Array
+    positions: Array | None = None
+    mask: Array | None = None
+
+    @property
+    def counted(self) -> int:
+        """The targets over which the loss is a sum."""
+        return int((self.targets != IGNORE).sum())
+
+
+def shifted(ids: Array, learned: Array) -> tuple[Array, Array]:
+    """Inputs and targets (n - 1,) of a sequence (n,): at each place the id that follows if it is `learned` (n,)."""
+    return ids[:-1], np.where(learned[1:], ids[1:], IGNORE)
+
+
+def padded_rows(inputs: Sequence[Array], targets: Sequence[Array]) -> Rows:
+    """Each sequence in a row of its own. What fills it up comes after it, where nothing of it sees it."""
+    return Rows(padded(inputs)[0], padded(targets, IGNORE)[0])
+
+
+def packed_rows(inputs: Sequence[Array], targets: Sequence[Array], most: int) -> Rows:
+    """Sequences packed into rows of at most `most` tokens, of which none may be longer; `padded_rows` if that takes as
+    few places."""
+    bins = best_fit([len(sequence) for sequence in inputs], most)
+    if len(bins) == len(inputs):
+        return padded_rows(inputs, targets)
+    ids, wanted, positions, owners = (
+        padded([np.concatenate([parts[place] for place in places]) for places in bins], filling)[0]
+        for parts, filling in (
+            (inputs, 0),
+            (targets, IGNORE),
+            ([np.arange(len(sequence)) for sequence in inputs], 0),
+            ([np.full(len(sequence), place) for place, sequence in enumerate(inputs)], -1),
+        )
+    )
+    return Rows(ids, wanted, positions, (owners[:, :, None] == owners[:, None, :])[:, None])
+
+
+def best_fit(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """`first_fit` with the width up to `most` for which the rows, filled up to the longest, have the fewest places; of
+    equal ones the narrowest, since attention costs more in longer rows."""
+    longest, total = max(lengths), sum(lengths)
+    fewest = max(1, -(-total // most))
+    widths = {max(longest, -(-total // rows)) for rows in range(fewest, fewest + TRIED)} | {longest, max(longest, most)}
+    tried = [first_fit(lengths, width) for width in sorted(widths)]
+
+    def places(bins: list[list[int]]) -> int:
+        return len(bins) * max(sum(lengths[place] for place in some) for some in bins)
+
+    return min([[[place] for place in range(len(lengths))], *tried], key=places)
+
+
+def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Places of `lengths` in rows of at most `width`: the longest first, each into the first row that has room.
+
+    At most 11/9 of the fewest rows possible, and one more (Johnson 1973). ValueError for one that is too long.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        length = lengths[place]
+        if length > width:
+            raise ValueError(f"packing: a sequence of {length:,} tokens does not fit into a row of {width:,}")
+        row = next((number for number, left in enumerate(room) if left >= length), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(width)
+        rows[row].append(place)
+        room[row] -= length
+    return rows
