@@ -10,8 +10,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 
 from tinygrad_llm.cli.console import plain_console
-from tinygrad_llm.generation.loading import find_model, load_tokenizer
-from tinygrad_llm.models import load_model
+from tinygrad_llm.generation.loading import find_model, load_network, load_tokenizer
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.tokenizer import Tokenizer, WordPieceTokenizer
 from tinygrad_llm.training.progress import counting, waiting
@@ -35,7 +34,8 @@ def convert(
     Parameters
     ----------
     model
-        Folder that tinygrad-llm train wrote, Hugging Face folder, GGUF file, or smollm2 for the package's model.
+        Folder that tinygrad-llm train wrote, Hugging Face folder, GGUF file, or smollm2 for the package's model. An
+        adapter is merged into the model that it belongs to.
     out
         Folder to write, or a file whose name ends in .gguf.
     dtype
@@ -50,7 +50,7 @@ def convert(
     source = find_model(model)
     _check(source, out, dtype, shard_size, force)
     with waiting(console, f"reading {source}"):
-        network = load_model(source)
+        network = load_network(source)
         tokenizer = load_tokenizer(source.parent if source.suffix == ".safetensors" else source)
     if out.suffix == ".gguf":
         size, problem = _write_gguf(console, out, network, tokenizer, KINDS[dtype])
@@ -82,7 +82,7 @@ def _check(source: Path, out: Path, dtype: str, shard_size: int, force: bool) ->
         raise ValueError(f"{out}: is the model that is to be converted; choose another name")
     if to_file and out.exists() and not force:
         raise ValueError(f"{out}: exists already; choose another name, or replace it with --force")
-    if (out / "config.json").exists() and not force:
+    if any((out / file).exists() for file in ("config.json", "adapter_config.json")) and not force:
         raise ValueError(f"{out}: holds a model already; choose another folder, or replace it with --force")
     if to_file and shard_size != SHARD:
         raise ValueError(f"{out}: a GGUF file is not divided; leave --shard-size out")
