@@ -21,7 +21,7 @@ TRIED = 8
 
 
 class Rows(NamedTuple):
-    """What `Decoder.loss` is given: ids and targets (B, T); of packed rows positions (B, T) and a mask (B, 1, T, T), too.
+    """What `Decoder.loss` is given: ids, targets (B, T); if rows are packed, positions (B, T) and a mask (B, 1, T, T).
 
     Targets are the ids that follow, where these are to be learned, else IGNORE.
     """
