@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tinygrad_llm import no_grad
-from tinygrad_llm.models import BertConfig, GPTConfig, LlamaConfig, new_model
-from tinygrad_llm.models.adapter_files import AdapterAlone, load_adapter, merge_adapter, save_adapter
+from tinygrad_llm.models import BertConfig, GPTConfig, LlamaConfig, load_model, new_model
+from tinygrad_llm.models.adapter_files import AdapterAlone, MergedModel, load_adapter, merge_adapter, save_adapter
 from tinygrad_llm.models.adapters import LoRASettings, adapters, attach, trainable
+from tinygrad_llm.models.classifier import make_classifier
 from tinygrad_llm.weights.adapters import read_adapter, short_names
 from tinygrad_llm.weights.safetensors_file import open_safetensors, write_safetensors
 
@@ -161,6 +162,39 @@ def test_a_saver_refuses_another_adapter(other, folder):
         AdapterAlone(model, "base").load(folder)
     for n, p in trainable(model):
         np.testing.assert_array_equal(p.data, before[n])
+
+
+def with_a_head():
+    model = make_classifier(new_model(CONFIGS["llama"][0], 3), ("no", "yes"), seed=1)
+    attach(model, LoRASettings.parse("r=2,targets=q+v"), besides=("score",))
+    rng = np.random.default_rng(2)
+    for _, parameter in trainable(model):
+        parameter.data[:] = 0.3 * rng.standard_normal(parameter.shape)
+    return model
+
+
+def test_a_saver_of_a_model_with_a_head_that_is_trained_too(tmp_path):
+    model = with_a_head()
+    with pytest.raises(ValueError, match=r"score\.weight is trained besides"):
+        AdapterAlone(model, "base").save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    saver, expected, there = MergedModel(model), logits(model), adapters(model)
+    saver.save(tmp_path)
+    assert adapters(model) == there
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(saver.files)
+    np.testing.assert_allclose(logits(load_model(tmp_path)), expected, rtol=0, atol=1e-5)
+    parameters, before = dict(trainable(model)), {n: p.data.copy() for n, p in model.named_parameters()}
+    for p in parameters.values():
+        p.data = p.data + 1
+        p.grad = p.data
+    saver.load(tmp_path)
+    for n, p in model.named_parameters():
+        np.testing.assert_array_equal(p.data, before[n])
+    assert all(p is parameters[n] and p.grad is None and p.data.flags.writeable for n, p in trainable(model))
+    other = make_classifier(new_model(CONFIGS["llama"][0], 3), ("no", "yes"))
+    attach(other, LoRASettings.parse("r=3,targets=q+v"), besides=("score",))
+    with pytest.raises(ValueError, match="was trained with other settings"):
+        MergedModel(other).load(tmp_path)
 
 
 def test_a_model_without_an_adapter_is_not_saved_and_with_one_not_loaded(folder, tmp_path):

@@ -162,6 +162,8 @@ def test_a_linear_in_fewer_bits(kind, bias):
     smaller = QuantizedLinear(linear, kind)
     with no_grad():
         exact, y = linear(Tensor(x)).data, smaller(Tensor(x)).data
+        without = smaller(Tensor(x), add_bias=False).data
+    np.testing.assert_allclose(y - without, np.broadcast_to(np.arange(30) * bias, y.shape), rtol=0, atol=1e-5)
     assert y.shape == (2, 3, 30)
     spread = linear.weight.data.std() * np.sqrt(100)
     assert np.abs(y - exact).max() < {"int8": 0.05, "int4": 0.4}[kind] * spread

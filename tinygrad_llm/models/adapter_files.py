@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_llm.models.adapters import Part, Place, adapters, merge, places, put
+from tinygrad_llm.models.adapters import Part, Place, adapters, merge, places, put, trainable
 from tinygrad_llm.models.decoder import Decoder
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn import LoRALinear
 from tinygrad_llm.nn.lora import shape_of
-from tinygrad_llm.weights import gather, scatter
+from tinygrad_llm.weights import gather, load_arrays, save_arrays, scatter
 from tinygrad_llm.weights.adapters import (
     CONFIG,
     WEIGHTS,
@@ -30,10 +30,15 @@ from tinygrad_llm.weights.stored import Stored
 
 
 def save_adapter(model: Pretrained, folder: str | Path, base: str) -> None:
-    """Write the adapter of a model, which PEFT reads too. `base` names the model beside which it was trained."""
+    """Write the adapter of a model, which PEFT reads too. `base` names the model beside which it was trained.
+
+    ValueError if something else is trained, as a new head: the files have no place for it. See `MergedModel`.
+    """
     found = [place for place in places(model) if isinstance(place.module, LoRALinear)]
     if not found:
         raise ValueError("LoRA: the model has no adapter to save")
+    if besides := [name for name, _ in trainable(model) if not name.endswith((".lora_a", ".lora_b"))]:
+        raise ValueError(f"LoRA: {', '.join(besides)} is trained besides, which the files of an adapter do not hold")
     one = found[0].module
     assert isinstance(one, LoRALinear)
     chosen = {place.name: _parts_of(place) for place in found}
@@ -161,3 +166,29 @@ class AdapterAlone:
     def load(self, folder: Path) -> None:
         """Into the adapter that the model has, which must be of the same rank and maps."""
         _load(self.model, folder)
+
+
+class MergedModel:
+    """Saves the whole model with its adapter merged, for use, and beside it all that is trained, to go on from; a
+    `training.checkpoints.Saver` for a model of which more than the adapter is trained, as a new head."""
+
+    files = "config.json", "model.safetensors", "trained.safetensors"
+
+    def __init__(self, model: Pretrained) -> None:
+        self.model = model
+
+    def save(self, folder: Path) -> None:
+        save_arrays(folder / self.files[2], {name: p.data for name, p in trainable(self.model)}, {})
+        unmerge = merge(self.model)
+        try:
+            self.model.save_pretrained(folder)
+        finally:
+            unmerge()
+
+    def load(self, folder: Path) -> None:
+        """Into what the model trains, which must be the same; the rest of it is as it always was."""
+        arrays, own = load_arrays(folder / self.files[2])[0], dict(trainable(self.model))
+        if {name: a.shape for name, a in arrays.items()} != {name: p.shape for name, p in own.items()}:
+            raise ValueError(f"{folder / self.files[2]}: was trained with other settings than the model's")
+        for name, parameter in own.items():
+            parameter.data, parameter.grad = arrays[name].astype(parameter.dtype), None
