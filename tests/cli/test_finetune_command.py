@@ -119,3 +119,27 @@ def load_body(run):
     from tinygrad_llm.models import load_model
 
     return load_model(run).body.state_dict()
+
+
+def test_an_adapter_and_a_new_head_are_trained_and_merged(base, labelled, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = "finetune", "classify", base, "--data", labelled, "--out", run, "--lora", "r=4"
+    status, output, _ = call(capsys, *arguments, *SMALL[2:], "--epochs", "8")
+    assert status == 0
+    assert "numbers are trained" in output
+    assert json.loads((run / "report.json").read_text(encoding="utf-8"))["accuracy"] == 1.0
+    status, output, _ = call(capsys, "predict", run, "the dog says woof")
+    assert output.startswith("dog\t")
+    status, output, _ = call(capsys, "finetune", "classify", "--resume", "--out", run)
+    assert status == 0, "what is trained already is measured again"
+    status, _, error = call(capsys, *arguments[:-3], tmp_path / "other", "--lora", "r=4", "--weights", "int8")
+    assert status == 1
+    assert "--weights int8: with a new head" in error
+
+
+def test_the_cost_of_training_is_told_and_saved(base, labelled, tmp_path, capsys):
+    run = tmp_path / "run"
+    output = call(capsys, "finetune", "classify", base, "--data", labelled, "--out", run, *SMALL)[1]
+    cost = json.loads((run / "report.json").read_text(encoding="utf-8"))["training"]
+    assert f"cost        {cost['steps']} steps, half of them within" in output
+    assert cost["median_step_seconds"] > 0

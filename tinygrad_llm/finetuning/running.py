@@ -8,18 +8,27 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from rich.console import Console
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.finetuning.config import FinetuneConfig
-from tinygrad_llm.generation.loading import Loaded, load_pretrained
+from tinygrad_llm.generation.loading import PACKAGES, Loaded, load_pretrained
+from tinygrad_llm.memory import peak_memory
+from tinygrad_llm.models.adapter_files import AdapterAlone, MergedModel
+from tinygrad_llm.models.adapters import LoRASettings, attach, sizes
 from tinygrad_llm.models.pretrained import Pretrained
+from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.tokenizer import Tokenizer, WordPieceTokenizer
-from tinygrad_llm.training.checkpoints import WholeModel
+from tinygrad_llm.training.checkpoints import Saver, WholeModel
 from tinygrad_llm.training.loop import Task
-from tinygrad_llm.training.progress import waiting
+from tinygrad_llm.training.metrics import read_metrics
+from tinygrad_llm.training.progress import counting, waiting
 from tinygrad_llm.training.running import run_folder, run_task, settled
 from tinygrad_llm.training.runs import RunFiles
+
+NEW_HEADS = "score", "classifier", "pooler"
+"""Parts of a model that are trained besides an adapter, if it has them: they begin with random numbers."""
 
 BEFORE, AFTER = "before.json", "report.json"
 """Files of a run: what was measured before training, and at the end."""
@@ -83,19 +92,41 @@ def finetune(
             loaded = load_pretrained(config.model)
         task = prepare(config, loaded, console)
         config = config.counted(task.training_examples)
-        freeze(task.model, config.blocks)
+        saver = adapted(task.model, config, loaded.path, console)
         task.tokenizer.save(run / task.tokenizer.FILE)
         config.save(RunFiles(run).config)
         before = _before(task, run, console)
         about = {"data": task.data_digest}
-        trained = run_task(run, task.model, WholeModel(task.model), task, config, about, command, console)
+        trained = run_task(run, task.model, saver, task, config, about, command, console)
         if not trained.done:
             return trained.status
         measured = task.report(run, before, console)
+        measured["training"] = _tell_cost(run, console)
         atomic_write(run / AFTER, json.dumps(measured, indent=2).encode() + b"\n")
-        console.print(f"wrote       {run}: model.safetensors, {AFTER}, loss.png, metrics.jsonl ...")
+        console.print(f"wrote       {run}: {saver.files[1]}, {AFTER}, loss.png, metrics.jsonl ...")
         console.print(f"next        tinygrad-llm {task.next_command.replace('RUN', shlex.quote(str(run)))}")
     return 0
+
+
+def adapted(model: Pretrained, config: FinetuneConfig, base: Path, console: Console) -> Saver:
+    """Settle what of the model is trained, an adapter or weights of its own, and so what is saved of it."""
+    if not config.lora:
+        freeze(model, config.blocks)
+        return WholeModel(model)
+    settings = LoRASettings.parse(config.lora)
+    heads = [name for name in NEW_HEADS if getattr(model, name, None) is not None]
+    if config.weights != "float32":
+        if heads:
+            raise ValueError(f"--weights {config.weights}: with a new head, all weights are saved, in float32 only")
+        with counting(console, f"rounding the weights to {config.weights}") as progress:
+            quantize(model, config.weights, progress)
+    attach(model, settings, config.seed, heads)
+    count = sizes(model)
+    trained, frozen = f"{count.trained_bytes / 1e6:,.1f} MB", f"{count.frozen_bytes / 1e6:,.1f} MB"
+    console.print(f"adapter     {count.trained:,} numbers are trained ({trained}) beside {count.frozen:,} ({frozen})")
+    if heads:
+        return MergedModel(model)
+    return AdapterAlone(model, config.model if config.model in PACKAGES else str(base.resolve()))
 
 
 def freeze(model: Any, blocks: int) -> None:
@@ -108,6 +139,15 @@ def freeze(model: Any, blocks: int) -> None:
     lower = {id(p) for block in stack[: len(stack) - blocks] for p in block.parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "embedding" not in name and id(parameter) not in lower
+
+
+def _tell_cost(run: Path, console: Console) -> dict[str, Any]:
+    """How long a step took, and the most memory that this process held, on the console and to be saved."""
+    seconds = [row["seconds"] for row in read_metrics(run / "metrics.jsonl") if "seconds" in row]
+    middle, peak = float(np.median(seconds)), peak_memory()
+    memory = "" if peak is None else f", and {peak / 1e9:.2f} GB of memory were held at most"
+    console.print(f"cost        {len(seconds):,} steps, half of them within {middle:.3g} s{memory}")
+    return {"steps": len(seconds), "median_step_seconds": middle, "peak_memory_bytes": peak}
 
 
 def _before(task: FinetuneTask, run: Path, console: Console) -> dict[str, Any]:
