@@ -1,4 +1,4 @@
-"""``tinygrad-llm finetune``: classify."""
+"""``tinygrad-llm finetune``: classify, instruct."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.train import free_name, given_options
 from tinygrad_llm.finetuning.classification import prepare_classification
 from tinygrad_llm.finetuning.classify_config import ClassifyConfig
+from tinygrad_llm.finetuning.instruct_config import InstructConfig
+from tinygrad_llm.finetuning.instruction import prepare_instruction
 from tinygrad_llm.finetuning.running import Prepare, finetune
 
 app = App(name="finetune", help="Let a trained model go on learning, from examples of one task.")
@@ -45,6 +47,33 @@ def classify(
         Go on with the run in --out (by default "finetuned") where its last checkpoint left it.
     """
     return _run(prepare_classification, model, config, out, resume, threads)
+
+
+@app.command(help_epilogue="Example: tinygrad-llm finetune instruct smollm2 --data answers.jsonl --out tuned")
+def instruct(
+    model: str = "",
+    /,
+    config: Annotated[InstructConfig, Parameter(name="*")] = InstructConfig(),  # noqa: B008 - frozen
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    threads: Threads = None,
+) -> int:
+    """Answer as examples do: from any decoder, and a JSON list or JSON lines of instructions or conversations.
+
+    An example has instruction, perhaps input, and output; or prompt and completion; or messages. Only answers are
+    learned. Held-out prompts are answered before and after; tinygrad-llm chat talks with the result.
+
+    Parameters
+    ----------
+    model
+        What to begin with, as --model says it.
+    out
+        Folder to write to; by default "finetuned", or "finetuned-2" and so on if that exists.
+    resume
+        Go on with the run in --out (by default "finetuned") where its last checkpoint left it.
+    """
+    return _run(prepare_instruction, model, config, out, resume, threads)
 
 
 def _run(prepare: Prepare[Any], model: str, config: Any, out: Path | None, resume: bool, threads: int | None) -> int:
