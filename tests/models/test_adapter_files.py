@@ -89,6 +89,8 @@ def test_the_names_and_shapes_of_a_file(tmp_path):
     save_adapter(adapted("bert, encoder"), tmp_path, "base")
     names = open_safetensors(tmp_path / "adapter_model.safetensors")
     assert "base_model.model.encoder.layer.0.attention.self.query.lora_A.weight" in names
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert "dense" not in config["target_modules"]  # it would be that of the pooler too, which transformers has
     save_adapter(adapted("bert"), tmp_path, "base")
     names = open_safetensors(tmp_path / "adapter_model.safetensors")
     assert "base_model.model.bert.encoder.layer.1.output.dense.lora_B.weight" in names

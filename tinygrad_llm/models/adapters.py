@@ -199,8 +199,7 @@ def put(
         if (parts := select(place)) and not isinstance(place.module, LoRALinear):
             with random.scope(seed, "lora", place.name):
                 made = LoRALinear(place.module, rank, alpha, [part.columns for part in parts], dropout)
-            made.training = place.module.training
-            setattr(place.parent, place.attribute, made)
+            setattr(place.parent, place.attribute, made.train(place.module.training))
 
 
 def trainable(model: Module) -> list[tuple[str, Parameter]]:
@@ -242,9 +241,7 @@ def merge(model: Pretrained) -> Callable[[], None]:
     before = [(parent, name, getattr(parent, name)) for _, parent, name in _linear_maps(model, "")]
     before = [(parent, name, module) for parent, name, module in before if isinstance(module, LoRALinear)]
     for parent, name, module in before:
-        made = module.merged()
-        made.training = module.training
-        setattr(parent, name, made)
+        setattr(parent, name, module.merged())
 
     def unmerge() -> None:
         for parent, name, module in before:
