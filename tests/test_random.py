@@ -68,19 +68,34 @@ def test_outside_of_any_scope_there_is_one_with_seed_0_for_all_threads():
 
 
 def test_draws_can_be_replayed():
-    with random.scope(5, "step", 1):
-        random.next_stream("dropout")
+    with random.scope(1, "a"):
+        random.next_stream("x")
         state = random.get_state()
-        first = [draw(random.next_stream("dropout")) for _ in range(3)]
+        first = draw(random.next_stream("x"))
         after = random.get_state()
-        with random.scope(9):  # recomputed somewhere else, as in a backward pass
-            saved = random.get_state()
-            random.set_state(state)
-            assert [draw(random.next_stream("dropout")) for _ in range(3)] == first
+    with random.scope(9):
+        random.next_stream("y")
+        with random.replayed(state):
+            assert draw(random.next_stream("x")) == first
             assert random.get_state() == after
-            random.set_state(saved)
-            assert random.get_state() == (9, (), 0)
-        assert random.get_state() == after
+        assert random.get_state() == (9, (), 1)
+
+
+def test_replaying_in_one_thread_leaves_the_others_alone():
+    inside, leave = threading.Event(), threading.Event()
+
+    def replay():
+        with random.replayed((7, ("z",), 3)):
+            inside.set()
+            leave.wait(10)
+
+    before = random.get_state()
+    thread = threading.Thread(target=replay)
+    thread.start()
+    inside.wait(10)
+    assert random.get_state() == before
+    leave.set()
+    thread.join()
 
 
 def test_a_part_draws_the_same_whatever_was_drawn_before_it():

@@ -242,13 +242,9 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
         again = [
             Tensor(a, x.requires_grad) if isinstance(x, Tensor) else x for a, x in zip(arrays, inputs, strict=True)
         ]
-        now, begin = random.get_state(), next_order()
-        random.set_state(state)
-        try:
-            with enable_grad():
-                outputs = function(*again)
-        finally:
-            random.set_state(now)
+        begin = next_order()
+        with random.replayed(state), enable_grad():
+            outputs = function(*again)
         pairs = zip(outputs, dys, strict=True) if many else [(outputs, dys)]
         taped = [(t, dy) for t, dy in pairs if t.requires_grad]
         sweep([t for t, _ in taped], [dy for _, dy in taped], since=begin)

@@ -93,12 +93,16 @@ def next_stream(purpose: str) -> np.random.Generator:
 
 
 def get_state() -> State:
-    """(seed, names, count) of the current scope; hand it to `set_state` to draw the same again (recomputation)."""
+    """(seed, names, count) of the current scope; hand it to `replayed` to draw the same again (recomputation)."""
     current = _current.get()
     return current.seed, current.names, current.count
 
 
-def set_state(state: State) -> None:
-    """Put the current scope back to `state`. To replay: save get_state(), set the old one, draw, set the saved one."""
-    current = _current.get()
-    current.seed, current.names, current.count = state
+@contextmanager
+def replayed(state: State) -> Iterator[None]:
+    """Inside it, draws are those that followed `state`; afterwards the current scope goes on as if there were none."""
+    token = _current.set(_Scope(*state))
+    try:
+        yield
+    finally:
+        _current.reset(token)
