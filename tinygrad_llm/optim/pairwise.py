@@ -34,6 +34,11 @@ class PairwiseSum:
             level //= 2
         self._sums.append(arrays)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sums that are held."""
+        return sum(array.nbytes for arrays in self._sums for array in arrays if array is not None)
+
     def finish(self) -> Gradients:
         """The sums of all parts; then it may be used again. No part at all gives an empty list."""
         total = self._sums.pop() if self._sums else []

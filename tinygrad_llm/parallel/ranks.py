@@ -6,11 +6,13 @@ are added up by their numbers (see `optim.pairwise`): so the same settings give 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from tinygrad_llm.optim import Optimizer, global_norm
 from tinygrad_llm.optim.pairwise import PairwiseSum, take_gradients
+from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
 LossOf = Callable[[int], Tensor]
@@ -34,6 +36,25 @@ class Ranks(Protocol):
 
     def update(self, rate: float, scale: float) -> None:
         """Update the weights from `scale` times the gradients."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within it, every rank has all weights; what is written to them stays."""
+
+    def state_dict(self) -> dict[str, Array]:
+        """The optimizer's state, as one process would have it; every rank must ask."""
+
+    def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
+        """Take from the state that one process would have what is this rank's."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank shows progress and writes files."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on some rank."""
+
+    def told(self, value: Any) -> Any:
+        """The value of the rank that leads."""
 
 
 class OneProcess:
@@ -67,3 +88,20 @@ class OneProcess:
 
     def update(self, rate: float, scale: float) -> None:
         self.optimizer.step(rate, scale)
+
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Array]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, arrays: Mapping[str, Array]) -> None:
+        self.optimizer.load_state_dict(arrays)
+
+    leads = True
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def told(self, value: Any) -> Any:
+        return value
