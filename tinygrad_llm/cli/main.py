@@ -28,6 +28,7 @@ from tinygrad_llm.cli.finetune import app as finetune_app
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.ladder import ladder
 from tinygrad_llm.cli.predict import predict
+from tinygrad_llm.cli.schedule import schedule
 from tinygrad_llm.cli.tokenizer import app as tokenizer_app
 from tinygrad_llm.cli.train import given_options, train
 from tinygrad_llm.cli.why import why
@@ -51,6 +52,7 @@ app.command(ladder, help_epilogue="Example: tinygrad-llm ladder softmax --plot s
 app.command(bench, help_epilogue="Example: tinygrad-llm bench kernels --plot roofline.png")
 app.command(compare, help_epilogue="Example: tinygrad-llm compare gpt lstm --quick --out small")
 app.command(explore, help_epilogue="Example: tinygrad-llm explore --out explorer.html")
+app.command(schedule, help_epilogue="Example: tinygrad-llm schedule 1f1b --stages 4 --microbatches 8 --out 1f1b.svg")
 app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weight.grad[3, 5]" --depth 2')
 
 
