@@ -21,6 +21,7 @@ def unsettled(monkeypatch, tmp_path):
     """No number of threads yet, an empty environment, no container, and afterwards everything as it was."""
     before = threads.thread_count()
     monkeypatch.setattr(threads, "_threads", None)
+    monkeypatch.setattr(threads, "_sharers", None)
     monkeypatch.setattr(threads, "MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr(threads, "CONTROL", tmp_path / "control")
     for name in (*threads.SETTINGS, *threads.LOCAL_RANKS):
@@ -90,6 +91,8 @@ def test_hyperthreads_do_not_count_and_ranks_share(unsettled):
     assert threads.default_threads() == 1
     unsettled.setattr(threads.os, "cpu_count", lambda: 64)  # the launcher gave this rank 8 of 64: they are its own
     assert threads.default_threads() == 4
+    threads.share_with(2)  # but MPI has seen another rank on them
+    assert threads.default_threads() == 2
 
 
 @pytest.mark.parametrize(

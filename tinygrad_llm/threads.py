@@ -90,10 +90,23 @@ def default_threads() -> int:
     allowed = allowed_processors()
     cores = len({_core(processor) for processor in allowed})
     cores = math.ceil(min([cores, *map(_quota, _control_groups())]))
-    ranks = next((int(os.environ[n]) for n in LOCAL_RANKS if os.environ.get(n, "").isdecimal()), 1)
-    if len(allowed) < (os.cpu_count() or 1):  # the launcher has given this rank processors of its own
-        ranks = 1
-    return max(1, cores // max(1, ranks))
+    return max(1, cores // max(1, _sharers or _launched_here()))
+
+
+_sharers: int | None = None
+
+
+def share_with(ranks: int) -> None:
+    """So many ranks, this one among them, run on the processors of this one: MPI knows better than `LOCAL_RANKS`."""
+    global _sharers
+    _sharers = ranks
+
+
+def _launched_here() -> int:
+    """How many ranks seem to share the processors."""
+    if len(allowed_processors()) < (os.cpu_count() or 1):  # the launcher has given this rank processors of its own
+        return 1
+    return next((int(os.environ[n]) for n in LOCAL_RANKS if os.environ.get(n, "").isdecimal()), 1)
 
 
 LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")

@@ -32,6 +32,8 @@ from tinygrad_llm.cli.schedule import schedule
 from tinygrad_llm.cli.tokenizer import app as tokenizer_app
 from tinygrad_llm.cli.train import given_options, train
 from tinygrad_llm.cli.why import why
+from tinygrad_llm.parallel.launch import complain
+from tinygrad_llm.parallel.mesh import RanksError
 
 app = App(
     name="tinygrad-llm",
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `tinygrad-llm generate run | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except RanksError as error:
+        return _complain(error, 2)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if os.environ.get("TINYGRAD_LLM_DEBUG"):
             raise
@@ -87,5 +91,6 @@ def _complain(error: BaseException, status: int, remedy: str = "") -> int:
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = f"tinygrad-llm: error: {message}" + (f" ({remedy})" if remedy else "")
-    plain_console(stderr=True).print(text)
+    if not complain(text):
+        plain_console(stderr=True).print(text)
     return status
