@@ -12,6 +12,7 @@ from tinygrad_llm.ops.losses import cross_entropy
 from tinygrad_llm.ops.low_rank import lora
 from tinygrad_llm.ops.norms import layer_norm, rms_norm
 from tinygrad_llm.ops.piecewise import abs, clip, where
+from tinygrad_llm.ops.preference import dpo_loss
 from tinygrad_llm.ops.products import einsum, linear, matmul
 from tinygrad_llm.ops.projected_attention import self_attention
 from tinygrad_llm.ops.quantized import quantized_linear
@@ -37,6 +38,7 @@ __all__ = [
     "concatenate",
     "cross_entropy",
     "div",
+    "dpo_loss",
     "dropout",
     "einsum",
     "embedding",

@@ -40,6 +40,7 @@ ORDER = (
         "softmaxes",
         "losses",
         "fused_losses",
+        "preference",
         "norms",
         "residual_norms",
         "regularization",

@@ -18,6 +18,7 @@ PATH: dict[str, tuple[str, ...]] = {
     "Picking by index": ("getitem", "embedding"),
     "Products": ("matmul", "linear", "einsum", "lora", "quantized_linear"),
     "Softmaxes and their loss": ("logsumexp", "softmax", "log_softmax", "cross_entropy", "linear_cross_entropy"),
+    "Preferences": ("dpo_loss",),
     "Normalisation": ("rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm"),
     "Feed-forward networks": ("bias_gelu", "swiglu", "geglu"),
     "Recurrent networks": ("lstm_cell", "gru_cell", "rnn", "lstm", "gru"),
