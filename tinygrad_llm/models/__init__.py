@@ -6,6 +6,7 @@ from tinygrad_llm.models.gpt import GPT, GPTConfig
 from tinygrad_llm.models.llama import Llama, LlamaConfig
 from tinygrad_llm.models.loading import load_model, new_model
 from tinygrad_llm.models.recurrent import Recurrent, RecurrentConfig
+from tinygrad_llm.models.recurrent_encoder_decoder import RecurrentEncoderDecoder, RecurrentEncoderDecoderConfig
 from tinygrad_llm.models.rotary_scaling import RotaryScaling
 from tinygrad_llm.models.sentences import embed
 from tinygrad_llm.models.t5 import T5, T5Config
@@ -23,6 +24,8 @@ __all__ = [
     "LlamaConfig",
     "Recurrent",
     "RecurrentConfig",
+    "RecurrentEncoderDecoder",
+    "RecurrentEncoderDecoderConfig",
     "RotaryScaling",
     "T5Config",
     "embed",

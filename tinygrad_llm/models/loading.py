@@ -11,10 +11,11 @@ from tinygrad_llm.models.gpt import GPT
 from tinygrad_llm.models.llama import Llama
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.models.recurrent import Recurrent
+from tinygrad_llm.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 from tinygrad_llm.models.t5 import T5
 from tinygrad_llm.weights import open_checkpoint
 
-MODELS: tuple[type[Pretrained], ...] = (GPT, Llama, Recurrent, DistilBert, Bert, T5)
+MODELS: tuple[type[Pretrained], ...] = (GPT, Llama, Recurrent, RecurrentEncoderDecoder, DistilBert, Bert, T5)
 
 
 def new_model(config: Any, seed: int = 0) -> Pretrained:

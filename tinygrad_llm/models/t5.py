@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygrad_llm import ops, random
-from tinygrad_llm.models.pretrained import MANY_LAYERS, Pretrained
+from tinygrad_llm.models.encoder_decoder import EncoderDecoderModel
+from tinygrad_llm.models.pretrained import MANY_LAYERS
 from tinygrad_llm.models.t5_stacks import LayerState, T5Decoder, T5Encoder
 from tinygrad_llm.nn import Dropout, Embedding, Linear
 from tinygrad_llm.tape import Array, no_grad
@@ -85,12 +86,11 @@ class T5State:
     """(N,): which of the inputs each belongs to."""
 
 
-class T5(Pretrained):
+class T5(EncoderDecoderModel):
     """Token embeddings, which both stacks share, an encoder, a decoder and a head. Linear maps have no biases.
 
-    ``model(ids, decoder_ids)`` maps inputs (B, S) and outputs so far (B, T) to logits (B, T, V): scores for the token
-    that follows each. The inputs see each other; the outputs see the inputs, and what is before them. Source: Raffel et
-    al. 2020, arXiv:1910.10683.
+    The inputs see each other; the outputs see the inputs, and what is before them. Source: Raffel et al. 2020,
+    arXiv:1910.10683.
     """
 
     layout: ClassVar[Layout] = t5
@@ -109,14 +109,6 @@ class T5(Pretrained):
                 std = config.init_factor * config.channels**-0.5
                 self.lm_head = Linear(config.channels, config.vocab_size, bias=False, std=std)
 
-    def forward(self, ids: npt.ArrayLike, decoder_ids: npt.ArrayLike, mask: Array | None = None) -> Tensor:
-        """Logits (B, T, V) of inputs ids (B, S) and decoder_ids (B, T), which begin with `start_id`.
-
-        `mask` (B, 1, 1, S) is False where the input is padding. Outputs that are padded at the end need none: nothing
-        before them sees them.
-        """
-        return self.head(self.decode(decoder_ids, self.encode(ids, mask), mask))
-
     def encode(self, ids: npt.ArrayLike, mask: Array | None = None) -> Tensor:
         """The inputs (B, S) as vectors (B, S, C), which the decoder attends to."""
         return self.dropout(self.encoder(self._embedded("ids", ids), mask))
@@ -124,15 +116,11 @@ class T5(Pretrained):
     def decode(self, decoder_ids: npt.ArrayLike, memory: Tensor, mask: Array | None = None) -> Tensor:
         """The (B, T, C) vectors that the head turns into logits; `memory` is what `encode` returned."""
         x = self._embedded("decoder_ids", decoder_ids)
-        if len(x) != len(memory):
-            raise ValueError(f"T5: {len(memory)} inputs and {len(x)} outputs; there must be one output for each")
+        self.check_pairs(len(memory), len(x))
         return self.dropout(self.decoder(x, memory, mask))
 
     def _embedded(self, name: str, ids: npt.ArrayLike) -> Tensor:
-        ids = np.asarray(ids)
-        if ids.ndim != 2:
-            raise ValueError(f"T5: {name} must be (B, T), not of shape {ids.shape}; a single sequence is ids[None]")
-        return self.dropout(self.token_embedding(ids))
+        return self.dropout(self.token_embedding(self.checked(name, ids)))
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., V) of what `decode` returns."""
@@ -142,35 +130,13 @@ class T5(Pretrained):
     def _tied_scale(self) -> float:
         return self.config.channels**-0.5
 
-    def loss(
-        self,
-        ids: npt.ArrayLike,
-        targets: npt.ArrayLike,
-        mask: Array | None = None,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-    ) -> Tensor:
-        """`ops.cross_entropy` of the targets (B, T), each predicted from the inputs and the targets before it.
-
-        This is teacher forcing: the decoder is given the targets one place later, behind `start_id`.
-        """
-        x = self.decode(self.shifted(targets, ignore_index), self.encode(ids, mask), mask)
-        options: dict[str, Any] = {"ignore_index": ignore_index, "reduction": reduction}
+    def loss_of(self, x: Tensor, targets: npt.ArrayLike, **options: Any) -> Tensor:
         weight = (self.token_embedding if self.lm_head is None else self.lm_head).weight
         if not isinstance(weight, Tensor):  # a quantised head makes logits, and nothing else
             return ops.cross_entropy(self.head(x), targets, **options)
         if self.lm_head is None:
             return ops.linear_cross_entropy(x * self._tied_scale, weight, targets, **options)
         return ops.linear_cross_entropy(x, weight.T, targets, **options)
-
-    def shifted(self, targets: npt.ArrayLike, ignore_index: int = -100) -> Array:
-        """What the decoder is given to predict the targets (B, T): one place later, padding where they do not count."""
-        targets = np.asarray(targets)
-        if targets.ndim != 2:
-            raise ValueError(f"T5: targets must be (B, T), not of shape {targets.shape}")
-        start = np.full((len(targets), 1), self.config.start_id)
-        before = np.concatenate([start, targets], axis=1)[:, : targets.shape[1]]
-        return np.where(before == ignore_index, self.config.pad_id, before)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -205,17 +171,6 @@ class T5(Pretrained):
             new.keys, new.values = old.keys[rows], old.values[rows]
             layers.append(new)
         return T5State(layers, state.mask if same else state.mask[rows], sources)
-
-    def padded(self, inputs: Sequence[Sequence[int] | Array]) -> tuple[Array, Array]:
-        """Inputs of any lengths as ids (B, S), filled up with `pad_id`, and the mask (B, 1, 1, S) of what is not."""
-        for number, one in enumerate(inputs):
-            if not len(one):
-                raise ValueError(f"T5: input {number} is empty; give at least one token")
-        lengths = np.array([len(one) for one in inputs], int)
-        ids = np.full((len(inputs), lengths.max(initial=0)), self.config.pad_id)
-        for row, one in zip(ids, inputs, strict=True):
-            row[: len(one)] = one
-        return ids, (np.arange(ids.shape[1]) < lengths[:, None])[:, None, None]
 
     # -- files -----------------------------------------------------------------------------------------------------
     @classmethod
