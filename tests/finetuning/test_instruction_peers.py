@@ -135,7 +135,7 @@ def test_losses_and_gradients_are_those_of_torch(name, dtype, tolerance, their_l
     ours, theirs = build(name, dtype, tmp_path)
     encoded = encode_dialogues(TOKENIZER, [Dialogue(messages) for messages in DIALOGUES])
     inputs, targets = zip(*(shifted(one.ids, one.answers) for one in encoded), strict=True)
-    rows = packed_rows(inputs, targets, 150) if packing else padded_rows(inputs, targets)
+    rows = packed_rows(inputs, targets, 150, 999) if packing else padded_rows(inputs, targets)
     assert (rows.mask is None) != packing
     loss = ours.loss(rows.ids, rows.targets, reduction="sum", positions=rows.positions, mask=rows.mask)
     loss = loss * (1 / rows.counted)

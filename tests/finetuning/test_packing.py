@@ -48,7 +48,7 @@ def test_targets_are_what_follows_where_it_is_learned():
 def test_rows_by_hand():
     inputs = [np.array([1, 2, 3]), np.array([4, 5]), np.array([6])]
     targets = [np.array([I, 3, 9]), np.array([5, 8]), np.array([7])]
-    rows = packed_rows(inputs, targets, 4)
+    rows = packed_rows(inputs, targets, 4, 999)
     assert rows.ids.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert rows.targets.tolist() == [[I, 3, 9], [5, 8, 7]]
     assert rows.positions.tolist() == [[0, 1, 2], [0, 1, 0]]
@@ -65,7 +65,7 @@ def test_rows_by_hand():
 
 def test_what_fills_a_row_up_sees_only_itself_and_is_no_target():
     inputs, targets = examples([4, 3, 2])
-    rows = packed_rows(inputs, targets, 5)
+    rows = packed_rows(inputs, targets, 5, 999)
     assert rows.ids.shape == (2, 5)
     assert rows.targets[0, 4] == I
     assert rows.mask[0, 0, 4].tolist() == [False] * 4 + [True]
@@ -78,7 +78,7 @@ def test_what_fills_a_row_up_sees_only_itself_and_is_no_target():
 def test_packed_and_padded_give_the_same_loss_and_gradients(name, dtype, tolerance, lengths):
     inputs, targets = examples(lengths)
     found = []
-    packed = packed_rows(inputs, targets, 16)
+    packed = packed_rows(inputs, targets, 16, 999)
     assert packed.mask is not None
     for rows in (padded_rows(inputs, targets), packed):
         model = build(name, dtype)
@@ -94,7 +94,7 @@ def test_packed_and_padded_give_the_same_loss_and_gradients(name, dtype, toleran
 def test_an_example_does_not_know_of_its_neighbours(name):
     model = build(name, np.float64)
     inputs, targets = examples([4, 6, 5])
-    rows = packed_rows(inputs, targets, 16)
+    rows = packed_rows(inputs, targets, 16, 999)
     assert len(rows.ids) == 1
     with no_grad():
         before = model.hidden(rows.ids, rows.positions, rows.mask).data
@@ -134,21 +134,38 @@ def test_first_fit_by_hand():
         first_fit([3, 5], 4)
 
 
-def cost(bins, lengths):
-    return len(bins) * max(sum(lengths[place] for place in some) for some in bins)
+def cost(bins, lengths, channels):
+    width = max(sum(lengths[place] for place in some) for some in bins)
+    return len(bins) * width * (1 + width / (6 * channels))
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(0, 200))
-def test_each_sequence_has_its_place_and_packing_never_costs_more_than_padding(lengths, more):
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(0, 200), st.sampled_from([1, 20, 999]))
+def test_each_sequence_has_its_place_and_packing_never_costs_more_than_padding(lengths, more, channels):
     most = max(lengths) + more
-    bins = best_fit(lengths, most)
+    bins = best_fit(lengths, most, channels)
     assert sorted(place for some in bins for place in some) == list(range(len(lengths)))
     assert all(sum(lengths[place] for place in some) <= most for some in bins)
-    assert cost(bins, lengths) <= min(len(lengths) * max(lengths), cost(first_fit(lengths, most), lengths))
+    others = [[place] for place in range(len(lengths))], first_fit(lengths, most)
+    assert cost(bins, lengths, channels) <= min(cost(other, lengths, channels) for other in others)
 
 
 def test_equal_lengths_are_not_packed_where_that_saves_nothing():
-    assert best_fit([60] * 8, 512) == [[place] for place in range(8)]
-    assert packed_rows(*examples([5] * 3), 15).mask is None
-    assert best_fit([100, 100, 100, 100, 60, 40], 300) == [[0], [1], [2], [3], [4, 5]]  # the narrowest of equal ones
-    assert best_fit([90, 50, 50, 50, 40], 150) == [[0, 1], [2, 3, 4]]
+    assert best_fit([60] * 8, 512, 999) == [[place] for place in range(8)]
+    assert packed_rows(*examples([5] * 3), 15, 999).mask is None
+    assert best_fit([100, 100, 100, 100, 60, 40], 300, 999) == [
+        [0],
+        [1],
+        [2],
+        [3],
+        [4, 5],
+    ]  # the narrowest of equal ones
+    assert best_fit([90, 50, 50, 50, 40], 150, 999) == [[0, 1], [2, 3, 4]]
+
+
+def test_long_rows_must_save_more_than_attention_costs():
+    lengths = [55, 56, 57, 58, 59, 60, 61, 62]
+    assert len(best_fit(lengths, 512, 576)) == 4  # 6 % fewer places, at 2 % more each; one row has 12 % more
+    assert len(best_fit(lengths, 512, 100)) == 8
+    mixed = [20, 30, 40, 50, 60, 70, 90, 120]
+    assert len(best_fit(mixed, 512, 576)) == 4
+    assert len(best_fit(mixed, 512, 1)) == 8

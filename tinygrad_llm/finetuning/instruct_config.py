@@ -19,7 +19,7 @@ class InstructSettings:
     answered: int = 200
     """Held-out prompts that are answered before and after training; 0 measures the loss alone."""
     answer_tokens: int = 0
-    """Tokens of an answer that is generated, at most; 0 as many as the longest that is held out has, up to 256."""
+    """Tokens of an answer that is generated, at most; 0 as many as the longest that is held out has, from 32 to 256."""
 
 
 @dataclass(frozen=True, kw_only=True)

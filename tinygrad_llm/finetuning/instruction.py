@@ -38,11 +38,12 @@ MEASURED = 500
 SAMPLES = 5
 """Held-out prompts that a sample answers."""
 
-LONGEST = 256
-"""Tokens of a generated answer, at most, unless the settings say otherwise."""
+SHORTEST, LONGEST = 32, 256
+"""Between these, a generated answer may have as many tokens as the longest of those held out, unless the settings say
+otherwise: what a model says that has not learned yet to be short is to be seen."""
 
-WIDTH = 512
-"""Tokens of a packed row, unless an example is longer: attention over longer rows costs more than packing saves."""
+WIDTH = 1024
+"""Tokens of a packed row at most, unless an example is longer: the mask has as many places as its square."""
 
 
 class Instruction:
@@ -92,7 +93,7 @@ class Instruction:
         if not packing:
             return padded_rows(inputs, targets)
         width = max(min(WIDTH, self.data.context), int(self.lengths[places].max()))
-        return packed_rows(inputs, targets, width)
+        return packed_rows(inputs, targets, width, self.model.config.channels)
 
     def loss(self, model: Decoder, batch: Batch) -> Tensor:
         ids, targets, positions, mask = batch.arrays
@@ -131,7 +132,7 @@ class Instruction:
     def answer_tokens(self) -> int:
         """The tokens of an answer, at most, without the one that ends it but with room for that."""
         longest = max(len(one.ids) - one.prompt for one in self.data.held_out.encoded)
-        return self.config.answer_tokens or min(longest, LONGEST)
+        return self.config.answer_tokens or min(max(longest, SHORTEST), LONGEST)
 
     def answers(self, model: Decoder, places: list[int], console: Console | None = None) -> list[str]:
         """What the model answers to some held-out prompts, always taking the likeliest token."""
