@@ -216,7 +216,19 @@ def record(
             output.requires_grad, output.node, output.output_index = True, node, index
         node.outputs.append((value.shape, value.dtype))
         outputs.append(output)
+    if _meeting is not None:
+        _meeting(name, inputs, outputs)
     return tuple(outputs) if many else outputs[0]
+
+
+Meeting = Callable[[str, Sequence[Any], Sequence[Tensor]], None]
+_meeting: Meeting | None = None
+
+
+def meet_by(rule: Meeting) -> None:
+    """From now on ``rule(name, inputs, outputs)`` is called for every operation that is recorded, and may raise."""
+    global _meeting
+    _meeting = rule
 
 
 def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -239,9 +251,7 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     values = tuple(t.data for t in results)
 
     def vjp(dys: Any) -> tuple[Array | None, ...]:
-        again = [
-            Tensor(a, x.requires_grad) if isinstance(x, Tensor) else x for a, x in zip(arrays, inputs, strict=True)
-        ]
+        again = [_again(x, a) if isinstance(x, Tensor) else x for a, x in zip(arrays, inputs, strict=True)]
         begin = next_order()
         with random.replayed(state), enable_grad():
             outputs = function(*again)
@@ -251,6 +261,14 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
         return tuple(_gradient_or_zero(t) if isinstance(t, Tensor) else None for t in again)
 
     return record("checkpoint", ("inputs",), inputs, arrays, values, vjp, many, None)
+
+
+def _again(tensor: Tensor, array: Array) -> Tensor:
+    """The same input as a leaf."""
+    leaf = Tensor(array, tensor.requires_grad)
+    if hasattr(tensor, "placements"):
+        leaf.placements = tensor.placements
+    return leaf
 
 
 def _gradient_or_zero(tensor: Tensor) -> Array:

@@ -22,7 +22,7 @@ class Tensor:
     every leaf made with ``requires_grad=True`` after `backward`.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "node", "origin", "output_index", "requires_grad")
+    __slots__ = ("__weakref__", "data", "grad", "node", "origin", "output_index", "placements", "requires_grad")
     __array_ufunc__ = None  # so that `array * tensor` asks Tensor.__rmul__ rather than looping over the elements
 
     data: Array
@@ -30,6 +30,8 @@ class Tensor:
     node: Node | None
     origin: tuple[Node, ...]
     """Of a leaf: where the last backward began that reached it, if all of its graph is remembered (see `Memory`)."""
+    placements: dict[str, Any]
+    """How ranks hold it, by axis of their mesh (see `parallel.placement`); not set where there is nothing to say."""
 
     def __init__(self, data: npt.ArrayLike | Tensor, requires_grad: bool = False) -> None:
         self.data = data.data if isinstance(data, Tensor) else np.asarray(data)

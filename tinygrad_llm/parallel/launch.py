@@ -86,7 +86,7 @@ def _join() -> _Job:
         )
     neighbours = _neighbours(group, mpi)
     threads.share_with(neighbours)
-    engine = Engine(polite=neighbours > len(threads.allowed_processors()))
+    engine = Engine(polite=neighbours >= len(threads.allowed_processors()))
     checked = bool(os.environ.get("TINYGRAD_LLM_DEBUG"))
 
     def abort(status: int) -> None:

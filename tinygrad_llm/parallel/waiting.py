@@ -2,8 +2,8 @@
 
 MPI moves bytes only while a rank is inside one of its calls. So whoever waits for one operation lets all others go on
 as well, whatever their axis: otherwise two ranks could wait for each other, each for what the other has put off.
-A rank that waits by asking again and again takes the processor from the ranks it waits for, if they share it. There
-it yields the processor, and later sleeps between two questions, for 20 us at first and at most 1 ms.
+A rank that waits by asking again and again takes the processor from the ranks it waits for, if they share it. A polite
+one yields the processor, and later sleeps between two questions, for 20 us at first and at most 1 ms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tinygrad_llm.parallel.ledger import Entry
 
-YIELDS = 40
+YIELDS = 10
 SHORTEST, LONGEST = 20e-6, 1e-3
 
 
