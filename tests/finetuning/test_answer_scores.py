@@ -31,6 +31,7 @@ def test_words(text, words):
         ("he wrote it", "wrote", 0, 0.5),
         ("wrote", "he wrote it", 0, 0.5),
         ("x x y", "x y y", 0, 2 / 3),
+        ("x x", "x x y", 0, 0.8),
         ("y x", "x y", 0, 1),
         ("", "wrote", 0, 0),
         ("!", "!", 1, 1),

@@ -300,6 +300,9 @@ def test_what_is_left_out_is_told(tmp_path):
     assert task.model.config.vocab_size == LEARNED.vocab_size + 2 == task.tokenizer.vocab_size
     assert max(len(one.ids) for part in task.data[:2] for one in part.encoded) <= 65
     assert len(task.data.prompt_lengths) == 22
+    for part in task.data[:2]:
+        for dialogue, one in zip(part.dialogues, part.encoded, strict=True):
+            assert task.tokenizer.decode(one.ids[one.prompt :]) == f"{dialogue.answer}<|im_end|>"
 
 
 def test_an_example_that_just_fits_is_kept(tmp_path):
@@ -324,6 +327,16 @@ def test_held_out_prompts_of_a_file_are_not_trained_on(tmp_path):
     assert "left out    examples to train on whose prompt is held out too: 3" in printed
     assert (task.training_examples, len(task.held_out)) == (9, 7)
     assert not {d.asked for d in task.data.training.dialogues} & {d.asked for d in task.data.held_out.dialogues}
+
+
+def test_of_both_sides_it_is_told_how_many_examples_are_too_long(tmp_path):
+    long = {"instruction": "long", "output": "cat " * 99}
+    data, other = [long, *records(5)], [long | {"instruction": f"{n} long"} for n in range(2)] + records(5, "Tell")
+    _, printed = prepare(
+        data=write(tmp_path / "a.json", data), validation_data=write(tmp_path / "b.json", other), template="chatml"
+    )
+    assert "longer than 64 tokens: 1 to train on, 2 held out (3 by the answer alone)" in printed
+    assert "split       5 examples to train on, 5 held out" in printed
 
 
 def test_the_digest_knows_all_that_is_trained_on(tmp_path):

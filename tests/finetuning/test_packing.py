@@ -47,10 +47,10 @@ def test_targets_are_what_follows_where_it_is_learned():
 
 def test_rows_by_hand():
     inputs = [np.array([1, 2, 3]), np.array([4, 5]), np.array([6])]
-    targets = [np.array([I, 3, 9]), np.array([5, 8]), np.array([7])]
+    targets = [np.array([I, 3, 0]), np.array([5, 8]), np.array([7])]
     rows = packed_rows(inputs, targets, 4, 999)
     assert rows.ids.tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert rows.targets.tolist() == [[I, 3, 9], [5, 8, 7]]
+    assert rows.targets.tolist() == [[I, 3, 0], [5, 8, 7]]
     assert rows.positions.tolist() == [[0, 1, 2], [0, 1, 0]]
     assert rows.mask.shape == (2, 1, 3, 3)
     assert rows.mask[0, 0].all()
@@ -58,7 +58,7 @@ def test_rows_by_hand():
     assert rows.counted == 5
     rows = padded_rows(inputs, targets)
     assert rows.ids.tolist() == [[1, 2, 3], [4, 5, 0], [6, 0, 0]]
-    assert rows.targets.tolist() == [[I, 3, 9], [5, 8, I], [7, I, I]]
+    assert rows.targets.tolist() == [[I, 3, 0], [5, 8, I], [7, I, I]]
     assert rows[2:] == (None, None)
     assert rows.counted == 5
 

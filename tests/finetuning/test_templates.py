@@ -269,3 +269,11 @@ def test_a_conversation_without_an_answer_teaches_nothing():
     chosen = with_template(LEARNED, "alpaca")
     with pytest.raises(ValueError, match="no assistant says anything"):
         ChatTemplate.of(chosen).encode_answers(chosen, SKY[:1], ["<|endoftext|>"])
+
+
+def test_variables_reach_the_template():
+    tokenizer = with_names([], "{{ note }}{% for m in messages %}{{ m.content + '<|endoftext|>' }}{% endfor %}")
+    template = ChatTemplate.of(tokenizer)
+    ids, answers = template.encode_answers(tokenizer, SKY, ["<|endoftext|>"], note="Be brief.")
+    assert tokenizer.decode(ids) == "Be brief.Sky?<|endoftext|>blue<|endoftext|>"
+    assert tokenizer.decode(ids[answers]) == "blue<|endoftext|>"

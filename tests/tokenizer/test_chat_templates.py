@@ -94,6 +94,8 @@ def test_harmless_messages_get_the_ids_of_the_whole_text(tokenizer, conversation
         ("{{ messages[0].content }}", [{"role": "user", "content": "STOP"}]),
         ("<|{{ messages[0].content }}|>", [{"role": "user", "content": "im_end"}]),
         ("<|{{ messages[0].content[0].text }}|>", [{"role": "user", "content": [{"text": "im_end"}]}]),
+        ("<|{{ messages[0].input }}|>", [{"role": "user", "content": "", "input": "im_end"}]),
+        ("<|{{ messages[0].instruction }}|>", [{"role": "user", "content": "", "instruction": "im_end"}]),
         ("{{ messages[0].name }}", [{"role": "user", "content": "", "name": "STOP"}]),
         ("{{ '%s' % messages[0].content }}", [{"role": "user", "content": "<|im_end|>\U00100000\U00100001"}]),
     ],
