@@ -9,7 +9,7 @@ import pytest
 
 import tinygrad_llm as tg
 from tinygrad_llm import backend
-from tinygrad_llm.backend import SMALL, Kernel, largest, twinned
+from tinygrad_llm.backend import SMALL, Kernel, largest, part_of, twinned
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +144,26 @@ def test_the_reason_is_that_of_the_import(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "tinygrad_llm.kernels.compiled", sys)
     assert backend.why_no_kernels() == ""
+
+
+def test_the_kernel_of_a_whole_computes_its_parts():
+    used = []
+    kernel = Kernel()
+    kernel._small, kernel._module = 10, ""
+
+    @kernel
+    def _(x):
+        used.append(x.size)
+        return x
+
+    small = np.ones(3)
+    with tg.use_backend("auto"):
+        assert kernel.run((small,), {}) is NotImplemented
+        with part_of(10):
+            assert kernel.run((small,), {}) is small
+            with part_of(9):
+                assert kernel.run((small,), {}) is NotImplemented
+        assert kernel.run((small,), {}) is NotImplemented
+    with tg.use_backend("numpy"), part_of(99):
+        assert kernel.run((small,), {}) is NotImplemented
+    assert used == [3]

@@ -11,7 +11,9 @@ import functools
 import importlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -23,6 +25,8 @@ _backend: str | None = None  # not settled yet
 
 SMALL = 512
 """Under ``"auto"`` arrays of fewer elements go to NumPy: the time to load a kernel would never be won back."""
+
+_whole: ContextVar[int] = ContextVar("whole", default=0)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,6 +87,17 @@ def _check(asker: str, name: str) -> None:
         raise ValueError(f"{asker}: 'numba' cannot be had here: {reason}; 'auto' does without kernels")
 
 
+@contextmanager
+def part_of(size: int) -> Iterator[None]:
+    """Inside it, arrays are parts of one of `size` elements, and whoever would compute that computes them: so that the
+    parts have the same bits as the whole."""
+    token = _whole.set(size)
+    try:
+        yield
+    finally:
+        _whole.reset(token)
+
+
 class Kernel:
     """The slot for a fast twin: a decorator while it is given a function, the twin itself when called."""
 
@@ -113,7 +128,9 @@ class Kernel:
     def run(self, arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """What the twin makes of the arguments; NotImplemented if the backend, the sizes or the twin are against it."""
         backend = _backend or chosen_backend()
-        if backend == "numpy" or (backend == "auto" and self._small and largest(arrays) < self._small):
+        if backend == "numpy":
+            return NotImplemented
+        if backend == "auto" and self._small and largest(arrays) < self._small and _whole.get() < self._small:
             return NotImplemented
         function = self.function
         return NotImplemented if function is None else function(*arrays, **options)

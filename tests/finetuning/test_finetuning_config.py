@@ -10,12 +10,17 @@ SIZES = GPTConfig(vocab_size=13, context=6, channels=8, layers=3, heads=2)
 
 
 def test_steps_follow_from_the_examples():
-    config = FinetuneConfig(epochs=2.5, batch_size=4, accumulate=2).counted(100)
+    config = FinetuneConfig(epochs=2.5, batch_size=4, accumulate=2).counted(100, 768)
     assert config.steps == 30  # 12 updates see all of them once
     assert config.validate_every == config.sample_every == config.checkpoint_every == 12
-    given = FinetuneConfig(steps=7, validate_every=3).counted(100)
+    given = FinetuneConfig(steps=7, validate_every=3).counted(100, 768)
     assert (given.steps, given.validate_every, given.sample_every) == (7, 3, 12)
-    assert FinetuneConfig(epochs=0.1).counted(1).steps == 1
+    assert FinetuneConfig(epochs=0.1).counted(1, 768).steps == 1
+
+
+def test_narrow_models_learn_faster_unless_a_rate_is_given():
+    assert FinetuneConfig().counted(100, 96).learning_rate == pytest.approx(8 * 9e-5)
+    assert FinetuneConfig(learning_rate=0.5).counted(100, 96).learning_rate == 0.5
 
 
 def test_an_adapter_learns_faster_than_all_weights():

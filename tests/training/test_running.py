@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tinygrad_llm import ops
 from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.parallel.options import Crew
 from tinygrad_llm.training import Batch, TrainConfig
 from tinygrad_llm.training.checkpoints import WholeModel
 from tinygrad_llm.training.metrics import BestMeasurement, read_metrics
@@ -47,7 +48,7 @@ def run(path, task, console=None, **changes):
     model = GPT(SIZES, seed=2)
     path.mkdir(exist_ok=True)
     console = console or Console(file=io.StringIO())
-    return model, run_task(path, model, WholeModel(model), task, config, {}, "train", console)
+    return model, run_task(path, model, WholeModel(model), task, config, {}, "train", console, Crew())
 
 
 def weights(model):
@@ -110,7 +111,7 @@ def test_only_what_is_not_frozen_is_trained(tmp_path):
     shown = io.StringIO()
     console, saver = Console(file=shown, width=200), WholeModel(frozen)
     config = TrainConfig(steps=2, warmup=0, validate_every=0)
-    run_task(tmp_path, frozen, saver, Scripted([1.0]), config, {}, "train", console)
+    run_task(tmp_path, frozen, saver, Scripted([1.0]), config, {}, "train", console, Crew())
     trained = sum(p.size for name, p in frozen.named_parameters() if "mlp" in name)
     assert f"{frozen.parameter_count():,} parameters, of which {trained:,} are trained" in shown.getvalue()
     for name, array in frozen.state_dict().items():

@@ -11,7 +11,11 @@ from cyclopts import Parameter
 
 from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.parallel.launch import world
+from tinygrad_llm.parallel.options import Crew, ParallelOptions
 from tinygrad_llm.training import TrainConfig, pretrain
+
+Parallel = Annotated[ParallelOptions, Parameter(name="*")]
 
 given_options: ContextVar[Collection[str] | None] = ContextVar("given_options", default=None)
 """Names of the options on the command line: a value that was asked for is more than a default of the same value."""
@@ -19,6 +23,7 @@ given_options: ContextVar[Collection[str] | None] = ContextVar("given_options", 
 
 def train(
     config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 - frozen
+    parallel: Parallel = ParallelOptions(),  # noqa: B008 - frozen
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -37,8 +42,9 @@ def train(
         Go on with the run in --out (by default "run") where its last checkpoint left it.
     """
     use_threads(threads)
-    folder = out or (Path("run") if resume else free_name(Path("run")))
-    return pretrain(config, folder, resume, plain_console(), given_options.get())
+    crew = Crew(parallel, world())
+    folder = Path(crew.told(lambda: str(out or (Path("run") if resume else free_name(Path("run"))))))
+    return pretrain(config, folder, resume, plain_console(), given_options.get(), crew=crew)
 
 
 def free_name(path: Path) -> Path:

@@ -9,6 +9,9 @@ FULL, ADAPTED = 0.03, 0.3
 """What the learning rate of a training from the beginning is multiplied by, for all weights and for an adapter: weights
 that are good already are to move little; those of an adapter begin at zero."""
 
+WIDTH = 768
+"""Channels of the models that these suit."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
@@ -75,11 +78,13 @@ class FinetuneConfig(LoopConfig, FinetuneSettings):  # in this order the fields 
     def peak_rate(self) -> float:
         return self.learning_rate or RATES[self.optimizer] * (ADAPTED if self.lora else FULL)
 
-    def counted(self, examples: int) -> Self:
-        """These settings for so many examples: numbers of steps where there were none."""
+    def counted(self, examples: int, channels: int) -> Self:
+        """These settings for so many examples and a model of that width: numbers of steps, and the learning rate, where
+        there were none. Adam's rate goes with 1 / width, as in Yang et al. 2022, arXiv:2203.03466, table 3."""
         each = max(1, round(examples / (self.batch_size * self.accumulate)))
         return replace(
             self,
+            learning_rate=self.learning_rate or self.peak_rate() * WIDTH / channels,
             steps=self.steps or max(1, round(self.epochs * each)),
             validate_every=self.validate_every or each,
             sample_every=self.sample_every or each,

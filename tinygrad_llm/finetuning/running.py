@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +20,7 @@ from tinygrad_llm.models.adapter_files import AdapterAlone, MergedModel
 from tinygrad_llm.models.adapters import LoRASettings, attach, sizes
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn.quantized import quantize
+from tinygrad_llm.parallel.options import Crew
 from tinygrad_llm.tokenizer import Tokenizer, WordPieceTokenizer
 from tinygrad_llm.training.checkpoints import Saver, WholeModel
 from tinygrad_llm.training.loop import Task
@@ -61,6 +63,10 @@ class FinetuneTask(Task, Protocol):
     def measure_before(self, console: Console) -> dict[str, Any]:
         """What the report will compare with, as JSON can say it: measured once, before the first step."""
 
+    def begin(self, before: dict[str, Any]) -> None:
+        """Take what training needs of it: called once, before the first step of each process. ValueError if it does not
+        belong to this model or these examples."""
+
     def report(self, run: Path, before: dict[str, Any], console: Console) -> dict[str, Any]:
         """Print how well it went and leave pictures in the folder; all numbers, as JSON can say them."""
 
@@ -76,14 +82,17 @@ def finetune(
     resume: bool,
     console: Console,
     given: Collection[str] | None = None,
+    crew: Crew | None = None,
 ) -> int:
     """Fine-tune in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0).
 
-    `given` names the settings that were asked for, where some are left to a run that is resumed.
+    `given` names the settings that were asked for, where some are left to a run that is resumed. `crew` are the
+    processes that share the work, all of which must call this.
     """
-    command = f"finetune {config.kind}"
-    with run_folder(run, command, console):
-        config = settled(config, run, resume, given, console)
+    command, crew = f"finetune {config.kind}", crew or Crew()
+    console = crew.console(console)
+    with run_folder(run, command, console, crew):
+        config = type(config)(**crew.told(lambda: asdict(settled(config, run, resume, given, console))))
         if not config.model:
             raise ValueError(f"{command}: give the model to begin with: a folder, a GGUF file, smollm2 or minilm")
         if not config.data:
@@ -91,14 +100,16 @@ def finetune(
         with waiting(console, f"reading {config.model}"):
             loaded = load_pretrained(config.model)
         task = prepare(config, loaded, console)
-        config = config.counted(task.training_examples)
+        config = config.counted(task.training_examples, task.model.config.channels)
         saver = adapted(task.model, config, loaded.path, console)
-        task.tokenizer.save(run / task.tokenizer.FILE)
-        config.save(RunFiles(run).config)
-        before = _before(task, run, console)
+        if crew.leads:
+            task.tokenizer.save(run / task.tokenizer.FILE)
+            config.save(RunFiles(run).config)
+        before = crew.told(lambda: _before(task, run, console))
+        task.begin(before)
         about = {"data": task.data_digest}
-        trained = run_task(run, task.model, saver, task, config, about, command, console)
-        if not trained.done:
+        trained = run_task(run, task.model, saver, task, config, about, command, console, crew)
+        if not trained.done or not crew.leads:
             return trained.status
         measured = task.report(run, before, console)
         measured["training"] = _tell_cost(run, console)

@@ -40,6 +40,9 @@ class Ranks(Protocol):
     def whole(self) -> AbstractContextManager[None]:
         """Within it, every rank has all weights; what is written to them stays."""
 
+    def disband(self) -> None:
+        """Training is over: leave the whole model with every rank, to be used without the others."""
+
     def state_dict(self) -> dict[str, Array]:
         """The optimizer's state, as one process would have it; every rank must ask."""
 
@@ -91,6 +94,9 @@ class OneProcess:
 
     def whole(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def disband(self) -> None:
+        pass
 
     def state_dict(self) -> dict[str, Array]:
         return self.optimizer.state_dict()

@@ -13,16 +13,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tinygrad_llm.files import atomic_write, sync
 from tinygrad_llm.models.pretrained import Pretrained
-from tinygrad_llm.optim import Optimizer
+from tinygrad_llm.parallel.ranks import Ranks
+from tinygrad_llm.tape import Array
 from tinygrad_llm.weights import load_arrays, open_checkpoint, save_arrays
 
 KEEP = 2
+OPTIMIZER = "optimizer.safetensors"
 
 
 class Saver(Protocol):
@@ -55,10 +57,10 @@ class WholeModel:
 
 
 def save_checkpoint(
-    run: Path, step: int, saver: Saver, optimizer: Optimizer, about: dict[str, Any], best: int = 0
+    run: Path, step: int, saver: Saver, state: Mapping[str, Array], about: dict[str, Any], best: int = 0
 ) -> Path:
-    """Save everything needed to go on after `step`, and make its model the run's. The checkpoint of the step `best` is
-    kept besides the last."""
+    """Save everything needed to go on after `step`, the optimizer's `state` too, and make its model the run's. The
+    checkpoint of the step `best` is kept besides the last."""
     parent = run / "checkpoints"
     parent.mkdir(exist_ok=True)
     for leftover in parent.glob(".step-*.tmp"):
@@ -66,7 +68,7 @@ def save_checkpoint(
     temporary, folder = parent / f".step-{step:08d}.tmp", folder_of(run, step)
     try:
         temporary.mkdir()
-        _write(temporary, step, saver, optimizer, about)
+        _write(temporary, step, saver, state, about)
     except OSError:  # a full disk: do not leave it fuller
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -86,13 +88,13 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def _write(folder: Path, step: int, saver: Saver, optimizer: Optimizer, about: dict[str, Any]) -> None:
+def _write(folder: Path, step: int, saver: Saver, state: Mapping[str, Array], about: dict[str, Any]) -> None:
     """The files of a checkpoint."""
     saver.save(folder)
-    save_arrays(folder / "optimizer.safetensors", optimizer.state_dict(), {})
-    digests = {name: _sha256(folder / name) for name in (*saver.files, "optimizer.safetensors")}
-    state = {**about, "step": step, "sha256": digests}
-    atomic_write(folder / "state.json", json.dumps({**state, "own_sha256": _seal(state)}, indent=2).encode())
+    save_arrays(folder / OPTIMIZER, dict(state), {})
+    digests = {name: _sha256(folder / name) for name in (*saver.files, OPTIMIZER)}
+    told = {**about, "step": step, "sha256": digests}
+    atomic_write(folder / "state.json", json.dumps({**told, "own_sha256": _seal(told)}, indent=2).encode())
     sync(folder)
 
 
@@ -103,25 +105,36 @@ def publish(run: Path, folder: Path, saver: Saver) -> None:
 
 
 def load_checkpoint(
-    run: Path, saver: Saver, optimizer: Optimizer, warn: Callable[[str], None] = lambda message: None
+    run: Path, saver: Saver, ranks: Ranks, warn: Callable[[str], None] = lambda message: None
 ) -> dict[str, Any] | None:
-    """Restore the newest sound checkpoint into the model and `optimizer`; return its state, or None if there is none.
+    """Restore the newest sound checkpoint into the model and the optimizer; its state, or None if there is none.
 
     A damaged one is reported through `warn` and the one before is tried. If all are damaged: ValueError.
     """
+    state = ranks.told(_newest(run, warn) if ranks.leads else None)
+    if state is None:
+        return None
+    folder = folder_of(run, int(state["step"]))
+    with ranks.whole():
+        saver.load(folder)
+    ranks.load_state_dict(load_arrays(folder / OPTIMIZER)[0])
+    if ranks.leads:
+        publish(run, folder, saver)
+    return dict(state)
+
+
+def _newest(run: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The state of the newest sound checkpoint; those that are not are removed, if there is one."""
     folders, damaged = _folders(run), []
     for folder in folders:
         try:
             state = verify(folder)
-            optimizer.load_state_dict(load_arrays(folder / "optimizer.safetensors")[0])
-            saver.load(folder)
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, OSError) as error:
             warn(f"the checkpoint {folder.name} is damaged and was not used: {error}")
             damaged.append(folder)
             continue
         for each in damaged:  # else it would count among those that are kept
             shutil.rmtree(each)
-        publish(run, folder, saver)
         return state
     if folders:
         raise ValueError(f"{run}: none of its {len(folders)} checkpoints can be read; train again with another --out")

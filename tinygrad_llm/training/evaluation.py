@@ -25,6 +25,11 @@ TOKENS = 2048
 """Tokens, padding included, that go through a model together."""
 
 
+def rows_at_once(model: Decoder) -> int:
+    """How many vectors are to pass the head together, so that their logits do not take too much memory."""
+    return max(LEAST_ROWS, LOGITS // (model.config.vocab_size * model.dtype.itemsize))
+
+
 def token_losses(model: Decoder, ids: Array, targets: Array) -> Array:
     """Nats (N,) of the N targets (B, T) that are not IGNORE, in their order, each after the ids (B, T) up to its place.
 
@@ -32,7 +37,7 @@ def token_losses(model: Decoder, ids: Array, targets: Array) -> Array:
     """
     counted = targets != IGNORE
     wanted = targets[counted]
-    step = max(LEAST_ROWS, LOGITS // (model.config.vocab_size * model.dtype.itemsize))
+    step = rows_at_once(model)
     with no_grad():
         x = model.hidden(ids).data[counted]
         parts = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,9 +17,9 @@ import numpy as np
 from tinygrad_llm import random
 from tinygrad_llm.memory import keep_freed_memory
 from tinygrad_llm.nn import Module
-from tinygrad_llm.optim import Optimizer, clip_factor
+from tinygrad_llm.optim import clip_factor
 from tinygrad_llm.optim.optimizer import exact_sum
-from tinygrad_llm.parallel.ranks import OneProcess, Ranks
+from tinygrad_llm.parallel.ranks import Ranks
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.training.checkpoints import Saver, save_checkpoint
 from tinygrad_llm.training.loop_config import LoopConfig
@@ -93,7 +94,7 @@ class Reached(NamedTuple):
 def train(
     model: Module,
     saver: Saver,
-    optimizer: Optimizer,
+    ranks: Ranks,
     task: Task,
     config: LoopConfig,
     run: Path,
@@ -107,9 +108,8 @@ def train(
     Leaves checkpoints and metrics in the folder `run`, and the plot and the samples made from the metrics.
     """
     keep_freed_memory()
-    metrics = Metrics(run / "metrics.jsonl", start)
-    best = BestMeasurement.of(read_metrics(run / "metrics.jsonl"))
-    ranks = OneProcess(optimizer)
+    metrics = Metrics(run / "metrics.jsonl", start) if ranks.leads else Metrics()
+    best = BestMeasurement.of(ranks.told(read_metrics(run / "metrics.jsonl") if ranks.leads else None))
     step, tired, stopping = start, best.tired(config.patience), False
     try:
         while step < config.steps and not (tired or stopping):
@@ -126,22 +126,33 @@ def train(
             progress.step(step, loss, targets, seconds)
             last, improved = step == config.steps, False
             if last or _due(step, config.validate_every):
-                measured = task.validate(model.eval())
+                measured = _led(ranks, lambda: task.validate(model.eval()))
                 metrics.write(step=step, **measured)
                 progress.validated(step, measured)
                 improved = best.see(step, measured["validation_loss"])
                 tired = best.tired(config.patience)
-                _show(run, task.unit)
+                if ranks.leads:
+                    _show(run, task.unit)
             if last or tired or _due(step, config.sample_every):
-                metrics.write(step=step, sample=task.sample(model.eval()))
-            stopping = stop.requested
+                metrics.write(step=step, sample=_led(ranks, lambda: task.sample(model.eval())))
+            stopping = ranks.any(stop.requested)
             ends = last or tired or stopping
             if ends or _due(step, config.checkpoint_every) or (config.best and improved):
-                save_checkpoint(run, step, saver, optimizer, about, best.step if config.best else 0)
+                state, kept = ranks.state_dict(), best.step if config.best else 0
+                with ranks.whole():
+                    if ranks.leads:
+                        save_checkpoint(run, step, saver, state, about, kept)
     finally:
         metrics.close()
-    _show(run, task.unit)
+    if ranks.leads:
+        _show(run, task.unit)
     return Reached(step, step == config.steps or tired, best)
+
+
+def _led(ranks: Ranks, measure: Callable[[], Any]) -> Any:
+    """What one of the ranks measures with all of the weights, while the others wait."""
+    with ranks.whole():
+        return ranks.told(measure() if ranks.leads else None)
 
 
 def _show(run: Path, unit: str) -> None:

@@ -14,20 +14,27 @@ from tinygrad_llm.files import atomic_write
 class Metrics:
     """Appends to ``metrics.jsonl``; each line is flushed, so a kill loses nothing but the line being written."""
 
-    def __init__(self, path: Path, resume_from: int = 0) -> None:
-        """Keep the lines up to step `resume_from` (none for a new run): later ones will be measured again."""
-        self.path = path
+    def __init__(self, path: Path | None = None, resume_from: int = 0) -> None:
+        """Keep the lines up to step `resume_from` (none for a new run): later ones will be measured again.
+
+        Without a path nothing is written: of several ranks, one keeps the file.
+        """
+        self.path, self._file = path, None
+        if path is None:
+            return
         kept = [row for row in read_metrics(path) if row["step"] <= resume_from] if path.exists() else []
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
         """Append one line; it must have a ``step``."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Callable, Collection
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from tinygrad_llm.data.files import Errors
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.generation import Sampling, generate_text
 from tinygrad_llm.models import Decoder, new_model
+from tinygrad_llm.parallel.options import Crew
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
@@ -110,32 +112,38 @@ def pretrain(
     console: Console,
     given: Collection[str] | None = None,
     brief: bool = False,
+    crew: Crew | None = None,
 ) -> int:
     """Train in the folder `run`, and report; returns the exit status (130 after Ctrl-C, else 0).
 
     `given` names the settings that were asked for, where some are left to a run that is resumed. `brief` leaves the
     report out, for one training among several: no comparison with simple methods, and no sample is shown.
+    `crew` are the processes that share the work, all of which must call this.
     """
-    with run_folder(run, "train", console):
-        return _pretrain(config, run, resume, console, given, brief)
+    crew = crew or Crew()
+    console = crew.console(console)
+    with run_folder(run, "train", console, crew):
+        return _pretrain(config, run, resume, console, given, brief, crew)
 
 
 def _pretrain(
-    config: TrainConfig, run: Path, resume: bool, console: Console, given: Collection[str] | None, brief: bool
+    config: TrainConfig,
+    run: Path,
+    resume: bool,
+    console: Console,
+    given: Collection[str] | None,
+    brief: bool,
+    crew: Crew,
 ) -> int:
-    config = settled(config, run, resume, given, console)
     files = RunFiles(run)
-    if not files.prepared():
-        sides = _read(config, console)  # before anything is written: the text may be unusable
-        if not files.config.exists():
-            config.save(files.config)
-        _prepare(config, files, sides, console)
+    prepared = crew.told(lambda: asdict(_prepared(settled(config, run, resume, given, console), files, console)))
+    config = TrainConfig(**prepared)
     tokenizer, training, validation = files.load()
     model = new_model(model_config(config, tokenizer.vocab_size), config.seed)
     about = {"tokenizer": tokenizer.digest, "training_tokens": training.digest}
     task = TASKS.get(config.model, LanguageModeling)(config, training, validation, tokenizer)
-    trained = run_task(run, model, WholeModel(model), task, config, about, "train", console)
-    if not trained.done:
+    trained = run_task(run, model, WholeModel(model), task, config, about, "train", console, crew)
+    if not trained.done or not crew.leads:
         return trained.status
     if brief:
         return 0
@@ -143,6 +151,16 @@ def _pretrain(
         _compare(run, model, tokenizer, training, validation, config, console)
     _show_result(run, EXAMPLES.get(config.model, "def "), console)
     return 0
+
+
+def _prepared(config: TrainConfig, files: RunFiles, console: Console) -> TrainConfig:
+    """The settings, when the tokenizer and the token files that they call for are there."""
+    if not files.prepared():
+        sides = _read(config, console)  # before anything is written: the text may be unusable
+        if not files.config.exists():
+            config.save(files.config)
+        _prepare(config, files, sides, console)
+    return config
 
 
 def _read(config: TrainConfig, console: Console) -> Split:

@@ -17,6 +17,7 @@ from rich.console import Console
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn import Parameter
 from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
+from tinygrad_llm.parallel.options import Crew
 from tinygrad_llm.training.checkpoints import Saver, folder_of, load_checkpoint, publish, verify
 from tinygrad_llm.training.loop import Task, train
 from tinygrad_llm.training.loop_config import LoopConfig
@@ -29,8 +30,11 @@ Config = TypeVar("Config", bound=LoopConfig)
 
 
 @contextlib.contextmanager
-def run_folder(run: Path, command: str, console: Console) -> Iterator[None]:
-    """Within it, the folder `run` is there and this process's alone. `command` is what resumes the run after Ctrl-C."""
+def run_folder(run: Path, command: str, console: Console, crew: Crew) -> Iterator[None]:
+    """Within it, the folder `run` is there and this crew's alone. `command` is what resumes the run after Ctrl-C."""
+    if not crew.leads:
+        yield
+        return
     if run.is_file():
         raise ValueError(f"{run}: is a file; --out needs a folder")
     is_new = not run.exists()
@@ -113,41 +117,45 @@ def run_task(
     about: dict[str, Any],
     command: str,
     console: Console,
+    crew: Crew,
 ) -> Trained:
     """Train from the last checkpoint in `run`, or from the beginning, to the end or a stop, and say so.
 
     Then the model is the run's: the last one, or the best if the settings want that. `about` are digests of what the
     run was trained with; ValueError if its checkpoints know others.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    optimizer = make_optimizer(config, named)
-    state = load_checkpoint(run, saver, optimizer, lambda message: console.print(f"warning: {message}"))
+    trained, total = sum(p.size for p in model.parameters() if p.requires_grad), model.parameter_count()
+    ranks = crew.ranks(model, lambda named: make_optimizer(config, named))
+    state = load_checkpoint(run, saver, ranks, lambda message: console.print(f"warning: {message}"))
     start = 0 if state is None else int(state["step"])
     if state is not None and any(state.get(name) != digest for name, digest in about.items()):
         raise ValueError(f"{run}: its tokenizer or its text is not the one that its checkpoints were trained with")
     if start > config.steps:
         raise ValueError(f"{run}: {start} steps are done already; --steps {config.steps} would be fewer")
-    config.save(RunFiles(run).config)
-    trained, total = sum(p.size for _, p in named), model.parameter_count()
+    if crew.leads:
+        config.save(RunFiles(run).config)
     part = "" if trained == total else f", of which {trained:,} are trained"
     went_on = f", continued after step {start}" if start else ""
     console.print(f"model       {type(model).__name__}, {total:,} parameters{part}{went_on}")
-    losses = past_losses(run / "metrics.jsonl", start)
+    if crew.mesh.size > 1:
+        console.print(f"ranks       {crew.mesh.size}, of which each computes 1 of {crew.mesh.sizes.dp} passes")
+    losses = past_losses(run / "metrics.jsonl", start) if crew.leads else []
     with StopRequest() as stop, Progress(console, start, config.steps, losses, task.unit) as progress:
-        reached = train(model, saver, optimizer, task, config, run, about, start, progress, stop)
+        reached = train(model, saver, ranks, task, config, run, about, start, progress, stop)
     if not reached.done:
         text = f"stopped after step {reached.step} of {config.steps}; nothing is lost. "
         console.print(text + how_to_go_on(run, command))
         return Trained(False, stop.status)
     if reached.step < config.steps:
         console.print(f"stopped after step {reached.step}, as {reached.best.since} measurements gave no better one")
+    ranks.disband()
     if config.best:
-        _take_best(run, reached.best.step, saver, console)
+        _take_best(run, reached.best.step, saver, console, crew.leads)
     model.eval()
     return Trained(True, 0)
 
 
-def _take_best(run: Path, step: int, saver: Saver, console: Console) -> None:
+def _take_best(run: Path, step: int, saver: Saver, console: Console, leads: bool) -> None:
     """Make the weights after `step` the model's and the run's, if their checkpoint is sound."""
     folder = folder_of(run, step)
     try:
@@ -156,5 +164,6 @@ def _take_best(run: Path, step: int, saver: Saver, console: Console) -> None:
         console.print(f"warning: the best weights, {folder.name}, cannot be read, and the last are taken: {error}")
         return
     saver.load(folder)
-    publish(run, folder, saver)
+    if leads:
+        publish(run, folder, saver)
     console.print(f"kept        the weights after step {step}, the best that were measured")
