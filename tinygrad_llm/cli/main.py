@@ -27,6 +27,7 @@ from tinygrad_llm.cli.explore import explore
 from tinygrad_llm.cli.finetune import app as finetune_app
 from tinygrad_llm.cli.generate import generate
 from tinygrad_llm.cli.ladder import ladder
+from tinygrad_llm.cli.plan import plan
 from tinygrad_llm.cli.predict import predict
 from tinygrad_llm.cli.schedule import schedule
 from tinygrad_llm.cli.tokenizer import app as tokenizer_app
@@ -54,6 +55,7 @@ app.command(ladder, help_epilogue="Example: tinygrad-llm ladder softmax --plot s
 app.command(bench, help_epilogue="Example: tinygrad-llm bench kernels --plot roofline.png")
 app.command(compare, help_epilogue="Example: tinygrad-llm compare gpt lstm --quick --out small")
 app.command(explore, help_epilogue="Example: tinygrad-llm explore --out explorer.html")
+app.command(plan, help_epilogue="Example: tinygrad-llm plan gpt3-175b --dp 16 --pp 8 --tp 8 --microbatches 96 --zero 1")
 app.command(schedule, help_epilogue="Example: tinygrad-llm schedule 1f1b --stages 4 --microbatches 8 --out 1f1b.svg")
 app.command(why, help_epilogue='Example: tinygrad-llm why "blocks.0.mlp.up.weight.grad[3, 5]" --depth 2')
 

@@ -1,0 +1,240 @@
+"""``tinygrad-llm plan``."""
+
+from __future__ import annotations
+
+import json as json_text
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from tinygrad_llm.files import atomic_write
+from tinygrad_llm.parallel.plan import Plan, make_plan
+from tinygrad_llm.parallel.plan_models import ModelSizes, find_model
+from tinygrad_llm.parallel.plan_report import lines
+from tinygrad_llm.parallel.plan_setup import PRECISIONS, Machine, Recompute, Setup
+from tinygrad_llm.study.lookup import refuse_existing
+
+PREFIXES = {
+    "": 1.0,
+    "k": 1e3,
+    "K": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "m": 1e-3,
+    "u": 1e-6,
+    "µ": 1e-6,
+    "n": 1e-9,
+}
+QUANTITY = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([kKMGTPmunµ]?)(i?)(?:B|B/s|FLOPS|FLOP/s|s|)")
+
+
+def parse_quantity(text: str) -> float:
+    """``"25GB/s"``, ``"140e12"``, ``"80GiB"``, ``"5us"`` as a number; prefixes are powers of 1000, with an i of 1024.
+
+    Raises ValueError for anything else, and for nothing or less.
+    """
+    found = QUANTITY.fullmatch(text.strip())
+    try:
+        value = float(found[1]) if found else 0.0
+    except ValueError:
+        value = 0.0
+    if found is None or not 0 < value < 1e30:
+        raise ValueError(f"expected a positive number, as 140e12, 25GB/s, 80GiB or 5us; not {text!r}")
+    factor = PREFIXES[found[2]]
+    if found[3]:
+        factor = 1024.0 ** {"K": 1, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5}.get(found[2], 0)
+    return value * factor
+
+
+def _proper(_: Any, text: str) -> None:
+    if text:
+        parse_quantity(text)
+
+
+Quantity = Annotated[str, Parameter(validator=_proper)]
+AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
+Optional = Annotated[int | None, Parameter(validator=Number(gte=1))]
+
+
+def plan(
+    model: str = "",
+    *,
+    dp: AtLeastOne = 1,
+    pp: AtLeastOne = 1,
+    tp: AtLeastOne = 1,
+    zero: Annotated[int, Parameter(validator=Number(gte=0, lte=3))] = 0,
+    microbatches: AtLeastOne = 1,
+    batch_size: AtLeastOne = 1,
+    time: Optional = None,
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b",
+    chunks: Optional = None,
+    recompute: Recompute = "none",
+    sequence_parallel: bool = True,
+    precision: Literal["mixed", "float32"] = "mixed",
+    flops: Quantity = "140e12",
+    link: Quantity = "25GB/s",
+    tp_link: Quantity = "",
+    latency: Quantity = "5us",
+    memory: Quantity = "80GB",
+    bandwidth: Quantity = "",
+    tokens: Quantity = "",
+    architecture: Literal["gpt", "llama"] = "gpt",
+    layers: Optional = None,
+    channels: Optional = None,
+    heads: Optional = None,
+    kv_heads: Optional = None,
+    feed_forward: Optional = None,
+    vocab_size: Optional = None,
+    json: Path | None = None,
+    plot: Path | None = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Work out what training a model on many ranks takes: memory, bytes sent, time, and which knob to turn.
+
+    Parameters
+    ----------
+    model
+        A model by name, as gpt2-xl, gpt3-175b, llama-7b, llama2-70b or megatron-1t, or a folder with a config.json;
+        without it, the sizes of a model of your own.
+    dp
+        Data-parallel ranks.
+    pp
+        Pipeline ranks.
+    tp
+        Tensor-parallel ranks.
+    zero
+        What data-parallel ranks share out: 1 optimizer state, 2 also gradients, 3 also parameters.
+    microbatches
+        Microbatches of a step, for each data-parallel rank (m).
+    batch_size
+        Sequences of a microbatch.
+    time
+        Tokens of a sequence (T); without it the model's context.
+    schedule
+        Of the pipeline.
+    chunks
+        Chunks of the model on each rank (v), for interleaved; 2 without it.
+    recompute
+        What of a layer is computed again rather than kept: nothing, attention's inside, or all.
+    sequence_parallel
+        Share out also what lies between the matrices over the tensor-parallel ranks.
+    precision
+        mixed (16 bits, as in papers) or float32 (as ours).
+    flops
+        Floating-point operations that matrix products of a rank reach in a second.
+    link
+        Bytes that a rank can send in a second.
+    tp_link
+        The same within a tensor-parallel group; without it as --link.
+    latency
+        Seconds until the first byte arrives.
+    memory
+        Bytes of memory of a rank.
+    bandwidth
+        Bytes of its memory that a rank reads or writes in a second, for the update of the weights.
+    tokens
+        Tokens to train on, as 300e9: how many days that takes.
+    architecture
+        Of a model of your own.
+    layers
+        Its layers (L).
+    channels
+        Its width (C).
+    heads
+        Its attention heads (H).
+    kv_heads
+        Its heads with keys and values of their own.
+    feed_forward
+        Its feed-forward width (F).
+    vocab_size
+        Its tokens (V).
+    json
+        Write all numbers into this file.
+    plot
+        Draw the memory as bars into this PNG file.
+    force
+        Replace files that exist.
+    """
+    for path in (json, plot):
+        if path is not None:
+            refuse_existing(path, force)
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise ValueError(f"{plot}: the picture is a PNG; give a name that ends in .png")
+    own = {
+        "layers": layers,
+        "channels": channels,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "feed_forward": feed_forward,
+        "vocab_size": vocab_size,
+    }
+    sizes = _model(model, architecture, {name: value for name, value in own.items() if value is not None}, time)
+    setup = Setup(
+        time=time or sizes.context,
+        dp=dp,
+        pp=pp,
+        tp=tp,
+        zero=zero,
+        microbatches=microbatches,
+        batch_size=batch_size,
+        schedule=schedule,
+        chunks=chunks or (2 if schedule == "interleaved" else 1),
+        recompute=recompute,
+        sequence_parallel=sequence_parallel,
+        precision=PRECISIONS[precision],
+    )
+    values = {"flops": flops, "link": link, "tp_link": tp_link, "latency": latency, "memory": memory}
+    machine = Machine(**{name: parse_quantity(text) for name, text in values.items() if text})
+    if bandwidth:
+        machine = replace(machine, bandwidth=parse_quantity(bandwidth))
+    made, wanted = make_plan(sizes, setup, machine), parse_quantity(tokens) if tokens else 0.0
+    print("\n".join(lines(made, wanted)))
+    _write(made, wanted, json, plot)
+    return 0
+
+
+def _model(name: str, architecture: str, own: dict[str, int], time: int | None) -> ModelSizes:
+    """The named model, or one of the given sizes; not both."""
+    if name:
+        if own:
+            given = ", ".join("--" + option.replace("_", "-") for option in own)
+            raise ValueError(f"{given}: {name} has its own; leave one or the other out")
+        return find_model(name)
+    if missing := [option for option in ("layers", "channels", "heads") if option not in own]:
+        raise ValueError(f"a model by name, or --{', --'.join(missing)} of your own")
+    own.setdefault("vocab_size", 50257 if architecture == "gpt" else 32000)
+    wide = 4 * own["channels"] if architecture == "gpt" else max(32, round(own["channels"] * 8 / 3 / 32) * 32)
+    own.setdefault("feed_forward", wide)
+    if own["channels"] % own["heads"]:
+        raise ValueError(f"--channels {own['channels']} is not a multiple of --heads {own['heads']}")
+    if own["heads"] % own.get("kv_heads", own["heads"]):
+        raise ValueError(f"--heads {own['heads']} is not a multiple of --kv-heads {own['kv_heads']}")
+    return ModelSizes(
+        "",
+        own["layers"],
+        own["channels"],
+        own["heads"],
+        own["feed_forward"],
+        own["vocab_size"],
+        time or 1024,
+        architecture == "llama",
+        own.get("kv_heads", 0),
+        tied=architecture == "gpt",
+    )
+
+
+def _write(made: Plan, tokens: float, json: Path | None, plot: Path | None) -> None:
+    if json is not None:
+        atomic_write(json, (json_text.dumps(made.plain(tokens), indent=2) + "\n").encode())
+        print(f"wrote {json}")
+    if plot is not None:
+        from tinygrad_llm.parallel.plan_plot import save_plot  # matplotlib is slow to import
+
+        save_plot(made, plot)
+        print(f"wrote {plot}")

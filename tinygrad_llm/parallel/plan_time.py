@@ -1,0 +1,122 @@
+"""How long a step takes: computation, communication that is not hidden behind it, and idle time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tinygrad_llm.parallel.plan_memory import rank_parameters
+from tinygrad_llm.parallel.plan_models import ModelSizes
+from tinygrad_llm.parallel.plan_setup import Machine, Setup, rank_layers
+from tinygrad_llm.parallel.plan_traffic import Traffic, dp_traffic, pp_traffic, tp_traffic
+from tinygrad_llm.parallel.simulation import closed_bubble
+
+ASSUMED = (
+    "every rank is as slow as the slowest; tp communication is not hidden, nor is pp where the pipeline fills and "
+    "drains; gradients hide behind backward passes (ZeRO 0 and 1: those of the last microbatch), ZeRO 3's gathers "
+    "behind both; the gather after the update is not hidden"
+)
+"""What the step time takes for granted."""
+UPDATE_BYTES = 28
+"""Read and written for each parameter by AdamW: its value, gradient and two moments, in float32, and three of them
+again; with mixed precision 2 + 12 read, and 12 + 2 written."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a step, by part; together they are the step."""
+
+    products: float
+    """Matrix products, those that are done again included."""
+    tp: float
+    bubble: float
+    pp: float
+    dp: float
+    update: float
+
+    @property
+    def total(self) -> float:
+        return self.products + self.tp + self.bubble + self.pp + self.dp + self.update
+
+
+def passes(model: ModelSizes, setup: Setup, machine: Machine, pp: int) -> dict[str, float]:
+    """Seconds of F, I and W of a microbatch on a rank: matrix products alone.
+
+    A product ``x W`` costs as much forward as for the gradient of x (I) and for that of W (W); attention has no
+    weights, so both of its gradients are in I, and so is what is worked out again.
+    """
+    products, attention = model.layer_operations(setup.tokens, setup.time)
+    layers, rate = rank_layers(model, setup, pp), machine.flops * setup.tp
+    again = {"none": 0.0, "selective": attention, "full": products + attention}[setup.recompute]
+    head = model.head_operations(setup.tokens) if pp == setup.pp - 1 else 0.0
+    return {
+        "F": (layers * (products + attention) + head) / rate,
+        "I": (layers * (products + 2 * attention + again) + head) / rate,
+        "W": (layers * products + head) / rate,
+    }
+
+
+def seconds(parts: Sequence[Traffic], machine: Machine) -> float:
+    """Of calls one after the other: ``latency x messages + bytes / rate``."""
+    return sum(t.count * machine.send_seconds(t.axis, t.messages, t.each) for t in parts)
+
+
+def bubble(setup: Setup, durations: dict[str, float]) -> float:
+    """Idle time over the time of the passes (see `simulation.closed_bubble`)."""
+    exact = {kind: Fraction(time) for kind, time in durations.items()}
+    return float(closed_bubble(setup.schedule, setup.pp, setup.microbatches, setup.chunks, exact))
+
+
+def step_time(model: ModelSizes, setup: Setup, machine: Machine) -> StepTime:
+    """The time of a step, under `ASSUMED`: ``m (F + I + W) (1 + bubble)``, and what is not hidden."""
+    places = range(setup.pp)
+    m = setup.microbatches
+    work = {kind: max(passes(model, setup, machine, pp)[kind] for pp in (0, setup.pp - 1)) for kind in "FIW"}
+    sending = max(seconds(tp_traffic(model, setup, pp), machine) for pp in places) / m
+    forward = sending * (2 / 6 if setup.recompute == "full" else 1 / 2)
+    durations = {"F": work["F"] + forward, "I": work["I"] + sending - forward, "W": work["W"]}
+    idle = bubble(setup, durations) * m * sum(durations.values())
+    ends = [t for t in pp_traffic(model, setup, 0) if t.operation == "send"]
+    hop = machine.send_seconds("pp", 1, ends[0].each) if ends else 0.0
+    tied = [t for t in pp_traffic(model, setup, 0) if t.operation != "send"]
+    return StepTime(
+        m * sum(work.values()),
+        m * sending,
+        idle,
+        2 * (setup.pp - 1) * hop + seconds(tied, machine),
+        max(_exposed(model, setup, machine, pp, durations) for pp in places),
+        _update(model, setup, machine),
+    )
+
+
+def _exposed(model: ModelSizes, setup: Setup, machine: Machine, pp: int, durations: dict[str, float]) -> float:
+    """Data-parallel communication that no computation hides."""
+    backward, total = durations["I"] + durations["W"], 0.0
+    for part in dp_traffic(model, setup, pp):
+        each = machine.send_seconds("dp", part.messages, part.each)
+        if part.what == "gradients":  # the last layer's gradients are there when nothing is left to hide behind
+            last = each / max(1, rank_layers(model, setup, pp))
+            total += part.count * max(each - backward, last)
+        elif setup.zero == 3:
+            total += setup.microbatches * (max(0.0, each - durations["F"]) + max(0.0, each - backward))
+        else:
+            total += each
+    return total
+
+
+def _update(model: ModelSizes, setup: Setup, machine: Machine) -> float:
+    if not machine.bandwidth:
+        return 0.0
+    count = max(rank_parameters(model, setup, pp) for pp in range(setup.pp))
+    return UPDATE_BYTES * count / (setup.dp if setup.zero else 1) / machine.bandwidth
+
+
+def training_days(tokens: float, parameters: float, ranks: int, flops: float, recompute: bool = True) -> float:
+    """``8 T P / (n X)`` in days: T tokens, P parameters, n ranks of X floating-point operations in a second.
+
+    2 forward, 4 backward and 2 for full recomputation, without which it is 6. Source: Narayanan et al. 2021,
+    arXiv:2104.04473, section 5.1: 34 days for 175 billion parameters and 300 billion tokens on 1024 GPUs at 140e12,
+    84 for 1 trillion parameters and 450 billion tokens on 3072 at 163e12.
+    """
+    return (8 if recompute else 6) * tokens * parameters / (ranks * flops) / 86400
