@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ from tinygrad_llm.training.progress import counting
 from tinygrad_llm.training.runs import decoder_of
 
 MEASURED = 500
-"""Held-out examples whose loss is measured during training, at most."""
+"""Held-out examples whose loss is measured, at most."""
+
+TOLD = 200
+"""Batches, at most, of which it is told what packing saves."""
 
 SAMPLES = 5
 """Held-out prompts that a sample answers."""
@@ -60,17 +64,17 @@ class Instruction:
         self.sequences = [shifted(one.ids, one.answers) for one in data.training.encoded]
         self.lengths = np.array([len(ids) for ids, _ in self.sequences])
         self.held_out = [shifted(one.ids, one.answers) for one in data.held_out.encoded]
-        self.measured = self._some_held_out("measured during training", MEASURED)
-        first_of = {plain_messages(d.prompt): place for place, d in reversed(list(enumerate(data.held_out.dialogues)))}
-        self.prompts = sorted(first_of.values())  # each once, however many answers it has
-        order = random.stream(config.seed, "answered").permutation(len(self.prompts))
-        self.answered = [self.prompts[number] for number in order[: max(SAMPLES, config.answered)]]
+        order = random.stream(config.seed, "measured").permutation(len(self.held_out))
+        self.measured = np.sort(order[:MEASURED])
+        alike: dict[str, list[int]] = {}
+        for place, dialogue in enumerate(data.held_out.dialogues):
+            alike.setdefault(plain_messages(dialogue.prompt), []).append(place)
+        self.alike = {places[0]: places for places in alike.values()}
+        prompts = list(self.alike)  # each once, however many answers it has
+        order = random.stream(config.seed, "answered").permutation(len(prompts))
+        self.answered = [prompts[number] for number in order[: max(SAMPLES, config.answered)]]
         self.ends = frozenset(turn_ends(tokenizer).values())
         self._epoch: tuple[int, list[Array]] = (-1, [])
-
-    def _some_held_out(self, name: str, count: int) -> Array:
-        """Places of held-out examples, chosen by chance."""
-        return np.sort(random.stream(self.config.seed, name).permutation(len(self.held_out))[:count])
 
     # ---- training
 
@@ -102,16 +106,19 @@ class Instruction:
     def validate(self, model: Decoder) -> dict[str, float]:
         return {"validation_loss": self.held_out_loss(model, self.measured)}
 
-    def held_out_loss(self, model: Decoder, places: Array) -> float:
+    def held_out_loss(
+        self, model: Decoder, places: Array, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> float:
         """Nats for each token of the answers of some held-out examples."""
-        was_training, nats, count = model.training, 0.0, 0
+        was_training, nats, count, done = model.training, 0.0, 0, 0
         model.eval()
         inputs = [self.held_out[place] for place in places]
         try:
             for some in batches_by_length([ids for ids, _ in inputs], TOKENS):
                 rows = padded_rows(*zip(*(inputs[number] for number in some), strict=True))
                 losses = token_losses(model, rows.ids, rows.targets)
-                nats, count = nats + float(losses.sum()), count + len(losses)
+                nats, count, done = nats + float(losses.sum()), count + len(losses), done + len(some)
+                progress(done, len(places))
         finally:
             model.train(was_training)
         return nats / count
@@ -148,8 +155,8 @@ class Instruction:
 
     def _measured(self, console: Console) -> dict[str, Any]:
         """Of the model as it is: loss, and answers with their scores."""
-        with counting(console, "measuring the held-out examples"):
-            loss = self.held_out_loss(self.model, np.arange(len(self.held_out)))
+        with counting(console, "measuring held-out examples") as progress:
+            loss = self.held_out_loss(self.model, self.measured, progress)
         measured: dict[str, Any] = {"loss": loss, "perplexity": math.exp(min(700.0, loss))}
         places = self.answered[: self.config.answered]
         answers = self.answers(self.model, places, console) if places else []
@@ -159,10 +166,8 @@ class Instruction:
         return measured | {"answers": answers, "matches": [list(match) for match in matches]}
 
     def _expected(self, place: int) -> list[str]:
-        """All answers that are held out with the prompt of one."""
-        dialogues = self.data.held_out.dialogues
-        prompt = plain_messages(dialogues[place].prompt)
-        return [dialogue.answer for dialogue in dialogues if plain_messages(dialogue.prompt) == prompt]
+        """All answers that are held out with the prompt of one that is answered."""
+        return [self.data.held_out.dialogues[other].answer for other in self.alike[place]]
 
     def measure_before(self, console: Console) -> dict[str, Any]:
         """How well the model answers before it learns anything."""
@@ -202,6 +207,7 @@ class Instruction:
             **scores,
             "trained_on": self.training_examples,
             "held_out": len(self.held_out),
+            "measured": len(self.measured),
             "answered": len(answers),
             "answer_tokens": self.answer_tokens,
             "packing": self.packing,
@@ -235,13 +241,13 @@ def _tell_template(tokenizer: Tokenizer, added: int, console: Console) -> None:
 
 
 def _tell_packing(task: Instruction, console: Console) -> None:
-    """How many tokens pass through the model in the first epoch, packed and not."""
-    real = int(task.lengths.sum())
-    batches = task.batches(0)
+    """How many tokens pass through the model, packed and not, in some batches of the first epoch."""
+    batches = task.batches(0)[:TOLD]
+    real = int(sum(task.lengths[places].sum() for places in batches))
     sizes = {packing: sum(task.rows(places, packing).ids.size for places in batches) for packing in (True, False)}
+    what = f"{real:,} tokens of {'an epoch' if len(batches) < TOLD else f'{TOLD} batches'}"
     if not task.packing:
         why = "" if not task.config.packing else "; a recurrent model cannot pack, as it reads all that stands before"
-        console.print(f"padding     {real:,} tokens of an epoch are filled up to {sizes[False]:,}{why}")
+        console.print(f"padding     {what} are filled up to {sizes[False]:,}{why}")
         return
-    saved = f"padding would cost {sizes[False]:,}"
-    console.print(f"packing     {real:,} tokens of an epoch take {sizes[True]:,} places in rows; {saved}")
+    console.print(f"packing     {what} take {sizes[True]:,} places in rows; padding would cost {sizes[False]:,}")
