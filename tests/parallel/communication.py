@@ -81,6 +81,20 @@ def check_all_reduce_of_views(c):
     same(c, c.all_reduce(np.broadcast_to(given[c.rank][:1], (6, 8))), tree([a[:1].repeat(6, 0) for a in given]))
 
 
+def check_views(c):
+    given = arrays(c, (6, 12), np.float32)
+    same(c, c.all_gather(given[c.rank].T[::2]), np.concatenate([a.T[::2] for a in given]))
+    np.testing.assert_array_equal(c.reduce_scatter(given[c.rank].T), np.array_split(tree(given).T, c.size)[c.rank])
+    expected = np.concatenate([np.array_split(a.T, c.size)[c.rank] for a in given])
+    np.testing.assert_array_equal(c.all_to_all(given[c.rank].T), expected)
+    same(c, c.broadcast(given[c.rank][:, ::3]), given[0][:, ::3])
+    if c.size > 1:
+        sending = c.start_send(given[c.rank].T, (c.rank + 1) % c.size)
+        left = (c.rank - 1) % c.size
+        np.testing.assert_array_equal(c.receive((12, 6), np.float32, left), given[left].T)
+        sending.wait()
+
+
 def check_max(c):
     for shape, dtype in [*cases(), ((), np.float64)]:
         given = arrays(c, shape, dtype)
@@ -186,7 +200,7 @@ def check_messages_are_told_apart_by_tag_and_keep_their_order(c):
     for handle in sends:
         handle.wait()
     big = np.arange(300_000.0) + c.rank  # more than MPI takes in before it is received
-    handle = c.start_send(big.T, right)
+    handle = c.start_send(big, right)
     np.testing.assert_array_equal(c.receive(big.shape, big.dtype, left), np.arange(300_000.0) + left)
     handle.wait()
 

@@ -104,21 +104,41 @@ def test_a_watchdog_without_sense():
     )
 
 
-LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")]
-
-
-@pytest.mark.parametrize(("size", "rank"), LAUNCHERS)
-def test_the_launcher_of_another_mpi(tmp_path, size, rank):
-    """Each rank believes to be alone."""
-    stub(tmp_path, ALONE)
-    first, second = (
-        run([*python("endings.py"), "well"], **{size: "3", rank: r, "PYTHONPATH": str(tmp_path)}) for r in "01"
-    )
+@pytest.mark.parametrize(
+    ("size", "rank", "library"),
+    [
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "MPICH Version: 9"),
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI v9"),
+        ("PMI_SIZE", "PMI_RANK", "Open MPI v9"),
+    ],
+)
+def test_the_launcher_of_another_mpi(tmp_path, size, rank, library):
+    """Each rank believes to be alone; or it would end at once, without a word of ours."""
+    begin = "exit('begun')" if size.startswith("OMPI") and library.startswith("MPICH") else "pass"
+    stub(tmp_path, MISFIT.format(library=library, begin=begin))
+    program = [*python("endings.py"), "well"]
+    first, second = (run(program, **{size: "3", rank: r, "PYTHONPATH": str(tmp_path)}) for r in "01")
     assert (first.returncode, second.returncode) == (2, 2)
     assert second.stderr == ""
     assert len(first.stderr.splitlines()) == 1
-    assert "started 3 processes, but Python's MPI (Another MPI 1.0) sees only one" in first.stderr
-    assert "bin" in first.stderr
+    assert f"started 3 processes, and Python's MPI ({library}) is not of its kind; start them with" in first.stderr
+
+
+MISFIT = """
+import warnings
+warnings.warn("suspicious MPI execution environment", RuntimeWarning)
+THREAD_MULTIPLE = 3
+def Get_library_version():
+    return "{library}\\nbuilt somewhere"
+def Is_initialized():
+    return False
+def Init_thread(level):
+    {begin}
+class COMM_WORLD:
+    @staticmethod
+    def Get_size():
+        return 1
+"""
 
 
 @pytest.mark.parametrize("missing", ["mpi4py", "the library"])
@@ -135,19 +155,7 @@ def test_a_missing_runtime(tmp_path, missing):
         assert done.stdout == ""
 
 
-ALONE = """
-import warnings
-warnings.warn("suspicious MPI execution environment", RuntimeWarning)
-def Get_library_version():
-    return "Another MPI 1.0\\nbuilt somewhere"
-class COMM_WORLD:
-    @staticmethod
-    def Get_size():
-        return 1
-"""
-
-
-def stub(folder, module, package=""):
+def stub(folder, module, package="class rc: pass"):
     """An mpi4py that comes before the real one."""
     (folder / "mpi4py").mkdir()
     (folder / "mpi4py" / "__init__.py").write_text(package, encoding="utf-8")

@@ -43,22 +43,19 @@ class Transport(Protocol):
 
 
 class Exchange:
-    """The messages of one operation: those of each stage have a tag of their own."""
+    """The messages of one operation: they have a tag of their own, and those of two stages arrive in this order."""
 
-    STAGES = 4
-
-    def __init__(self, transport: Transport, number: int, entry: Entry) -> None:
-        self._transport, self._entry, self._tag = transport, entry, self.STAGES * number
+    def __init__(self, transport: Transport, tag: int, entry: Entry) -> None:
+        self._transport, self._entry, self._tag = transport, entry, tag
         self.rank, self.size = transport.rank, len(transport.ranks)
         self.others = [(self.rank + distance) % self.size for distance in range(1, self.size)]
         """The ranks to send to, each rank beginning with another one."""
 
     def begin(self, sends: Iterable[Message], receives: Iterable[Message]) -> list[Request]:
         """The next stage."""
-        tag, self._tag = self._tag, self._tag + 1
-        requests = [self._transport.receive(into, source, tag, COLLECTIVE) for source, into in receives]
+        requests = [self._transport.receive(into, source, self._tag, COLLECTIVE) for source, into in receives]
         for to, array in sends:
-            requests.append(self._transport.send(array, to, tag, COLLECTIVE))
+            requests.append(self._transport.send(array, to, self._tag, COLLECTIVE))
             self._entry.bytes += array.nbytes
         return requests
 

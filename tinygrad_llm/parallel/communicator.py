@@ -24,10 +24,7 @@ from tinygrad_llm.parallel.waiting import Engine, Handle, Mismatch, Request, Sta
 from tinygrad_llm.tape import Array
 
 LARGEST_TAG = 32767
-"""What every MPI allows."""
-
-OPERATIONS = (LARGEST_TAG + 1) // Exchange.STAGES
-"""So many may be under way at once."""
+"""What every MPI allows; and so many operations may be under way at once."""
 
 
 class Communicator:
@@ -171,13 +168,13 @@ class Communicator:
         array = np.asarray(array, order="C")
         about = self._about(operation, array, label)
         self._operations += 1
-        number = self._operations % OPERATIONS
+        tag = self._operations % LARGEST_TAG
 
         def stages() -> Stages:
             if self.checked:
                 shape = f"{array.dtype} {array.shape}" if same is None else same
-                yield from self._compare(f"{operation} of {shape}", about)
-            return (yield from algorithm(Exchange(self._transport, number, self.ledger[operation, self.axis]), array))
+                yield from self._compare(f"{operation} of {shape}", about, tag)
+            return (yield from algorithm(Exchange(self._transport, tag, self.ledger[operation, self.axis]), array))
 
         return self._handle(operation, about, stages())
 
@@ -190,9 +187,9 @@ class Communicator:
 
         return Handle(self.engine, about, stages, self.ledger[operation, self.axis], explain)
 
-    def _compare(self, call: str, about: str) -> Stages:
+    def _compare(self, call: str, about: str, tag: int) -> Stages:
         """Whether all ranks are in the same call."""
-        x = Exchange(self._transport, self._operations % OPERATIONS, self.ledger["check", self.axis])
+        x = Exchange(self._transport, tag, self.ledger["check", self.axis])
         text = np.zeros(CALL, np.uint8)
         encoded = call.encode()[:CALL]
         text[: len(encoded)] = np.frombuffer(encoded, np.uint8)

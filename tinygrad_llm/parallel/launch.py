@@ -78,12 +78,6 @@ def world() -> Communicator:
 def _join() -> _Job:
     mpi, limit = _mpi(), limit_from_environment()
     group = mpi.COMM_WORLD
-    if group.Get_size() == 1:
-        raise RanksError(
-            f"this mpiexec has started {launched_ranks()} processes, but Python's MPI "
-            f"({mpi.Get_library_version().splitlines()[0].strip()}) sees only one: they belong to different MPIs; "
-            f"use the mpiexec of Python's environment, {os.path.join(sys.prefix, 'bin', 'mpiexec')}"
-        )
     neighbours = _neighbours(group, mpi)
     threads.share_with(neighbours)
     engine = Engine(polite=neighbours >= len(threads.allowed_processors()))
@@ -102,14 +96,33 @@ def _join() -> _Job:
 
 
 def _mpi() -> Any:
+    """The module ``mpi4py.MPI``, begun; RanksError if there is none, or one that the launcher is not of."""
     try:
         with warnings.catch_warnings():  # of a launcher that does not fit: we have a clearer error
             warnings.simplefilter("ignore")
+            import mpi4py
+
+            mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
             from mpi4py import MPI
+
+            if "OMPI_COMM_WORLD_SIZE" in os.environ and MPI.Get_library_version().startswith(("MPICH", "Intel")):
+                raise _misfit(MPI)  # it would end the process when it begins
+            if not MPI.Is_initialized():
+                MPI.Init_thread(MPI.THREAD_MULTIPLE)
     except (ImportError, RuntimeError) as error:  # no mpi4py, or no MPI that it could load
         reason = str(error).splitlines()[0]
         raise RanksError(f"several ranks need mpi4py and an MPI ({reason}): pip install 'tinygrad-llm[mpi]'") from None
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise _misfit(MPI)
     return MPI
+
+
+def _misfit(mpi: Any) -> RanksError:
+    library, own = mpi.Get_library_version().splitlines()[0].strip(), os.path.join(sys.prefix, "bin", "mpiexec")
+    return RanksError(
+        f"the launcher has started {launched_ranks()} processes, and Python's MPI ({library[:40]}) is not of its kind; "
+        f"start them with {own if os.path.exists(own) else 'the mpiexec of that MPI'}"
+    )
 
 
 def _neighbours(group: Any, mpi: Any) -> int:

@@ -23,6 +23,12 @@ Address = tuple[Any, ...]
 """Group, channel, source, destination, tag."""
 
 
+def _bytes(array: Array) -> Array:
+    if not array.flags.c_contiguous:
+        raise ValueError(f"strides {array.strides} of an array {array.shape}: only contiguous memory can be sent")
+    return array.reshape(-1).view(np.uint8)
+
+
 class _Left(Exception):
     """Another rank has failed: this one must not wait for it."""
 
@@ -51,7 +57,7 @@ class _Awaited:
         message = self._box.popleft()
         if message.nbytes != self._array.nbytes:
             raise Mismatch(self.peer, self._array.nbytes, str(message.nbytes))
-        self._array.reshape(-1).view(np.uint8)[...] = message
+        _bytes(self._array)[...] = message
         return True
 
 
@@ -77,8 +83,7 @@ class _Thread:
         self._splits = 0
 
     def send(self, array: Array, to: int, tag: int, channel: int) -> Request:
-        copied = array.reshape(-1).view(np.uint8).copy()
-        self._boxes.at((self._group, channel, self.rank, to, tag)).append(copied)
+        self._boxes.at((self._group, channel, self.rank, to, tag)).append(_bytes(array).copy())
         return _Sent(self.ranks[to])
 
     def receive(self, array: Array, source: int, tag: int, channel: int) -> Request:
