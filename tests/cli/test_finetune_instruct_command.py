@@ -56,7 +56,7 @@ def test_from_examples_to_a_conversation(base, sounds, template, tmp_path, capsy
     more = "--steps", "60", "--learning-rate", "0.02", "--threads", "1", "--template", template, "--no-best"
     rarely = "--validate-every", "30", "--sample-every", "30", "--checkpoint-every", "60"
     status, output, error = call(capsys, "finetune", "instruct", base, *data, "--out", run, *more, *rarely)
-    assert (status, error) == (0, "")
+    assert (status, "error:" in error) == (0, False)  # kernels may tell that they are compiled
     assert f"next        tinygrad-llm chat {run}" in output
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["after"]["loss"] < report["before"]["loss"] / 2
@@ -65,7 +65,7 @@ def test_from_examples_to_a_conversation(base, sounds, template, tmp_path, capsy
         assert (run / name).stat().st_size > 0, name
     monkeypatch.setattr("sys.stdin", io.StringIO("What does the dog say?\nSound of the hen\n"))
     status, output, error = call(capsys, "chat", run, "--temperature", "0", "--threads", "1")
-    assert (status, error) == (0, "")
+    assert (status, "error:" in error) == (0, False)  # kernels may tell that they are compiled
     answers = output.split("\n")
     assert set(answers[:2]) < set(SOUNDS.values())
     assert template == "alpaca" or answers[0] == "woof"  # in the longer prompt, it is harder to find the animal
