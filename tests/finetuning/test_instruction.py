@@ -396,9 +396,3 @@ def test_a_model_that_does_not_write_is_refused(tmp_path):
     bert = Bert(BertConfig(tokenizer.vocab_size, 32, 16, 1, 2, 32))
     with pytest.raises(ValueError, match="holds a Bert, which is not made to go on with a text"):
         prepare(bert, tokenizer, data=write(tmp_path / "a.json", records(12)))
-
-
-@pytest.mark.parametrize("name", ["answered", "answer_tokens"])
-def test_settings_must_not_be_negative(name):
-    with pytest.raises(ValueError, match="must not be negative"):
-        InstructConfig(**{name: -1})
