@@ -10,12 +10,14 @@ from cyclopts import App, Parameter
 
 from tinygrad_llm.cli.arguments import Threads, use_threads
 from tinygrad_llm.cli.console import plain_console
-from tinygrad_llm.cli.train import free_name, given_options
+from tinygrad_llm.cli.train import Parallel, free_name, given_options
 from tinygrad_llm.finetuning.classification import prepare_classification
 from tinygrad_llm.finetuning.classify_config import ClassifyConfig
 from tinygrad_llm.finetuning.instruct_config import InstructConfig
 from tinygrad_llm.finetuning.instruction import prepare_instruction
 from tinygrad_llm.finetuning.running import Prepare, finetune
+from tinygrad_llm.parallel.launch import world
+from tinygrad_llm.parallel.options import Crew, ParallelOptions
 
 app = App(name="finetune", help="Let a trained model go on learning, from examples of one task.")
 
@@ -28,6 +30,7 @@ def classify(
     model: str = "",
     /,
     config: Annotated[ClassifyConfig, Parameter(name="*")] = ClassifyConfig(),  # noqa: B008 - frozen
+    parallel: Parallel = ParallelOptions(),  # noqa: B008 - frozen
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -46,7 +49,7 @@ def classify(
     resume
         Go on with the run in --out (by default "finetuned") where its last checkpoint left it.
     """
-    return _run(prepare_classification, model, config, out, resume, threads)
+    return _run(prepare_classification, model, config, parallel, out, resume, threads)
 
 
 @app.command(help_epilogue="Example: tinygrad-llm finetune instruct smollm2 --data answers.jsonl --out tuned")
@@ -54,6 +57,7 @@ def instruct(
     model: str = "",
     /,
     config: Annotated[InstructConfig, Parameter(name="*")] = InstructConfig(),  # noqa: B008 - frozen
+    parallel: Parallel = ParallelOptions(),  # noqa: B008 - frozen
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -73,10 +77,18 @@ def instruct(
     resume
         Go on with the run in --out (by default "finetuned") where its last checkpoint left it.
     """
-    return _run(prepare_instruction, model, config, out, resume, threads)
+    return _run(prepare_instruction, model, config, parallel, out, resume, threads)
 
 
-def _run(prepare: Prepare[Any], model: str, config: Any, out: Path | None, resume: bool, threads: int | None) -> int:
+def _run(
+    prepare: Prepare[Any],
+    model: str,
+    config: Any,
+    parallel: ParallelOptions,
+    out: Path | None,
+    resume: bool,
+    threads: int | None,
+) -> int:
     """Fine-tune with the model that stands without a name, or that of --model."""
     if model and config.model not in ("", model):
         raise ValueError(f"two models are given, {model} and --model {config.model}; leave one out")
@@ -84,5 +96,6 @@ def _run(prepare: Prepare[Any], model: str, config: Any, out: Path | None, resum
     if model:
         config, given = replace(config, model=model), None if given is None else {*given, "model"}
     use_threads(threads)
-    folder = out or (FOLDER if resume else free_name(FOLDER))
-    return finetune(prepare, config, folder, resume, plain_console(), given)
+    crew = Crew(parallel, world())
+    folder = Path(crew.told(lambda: str(out or (FOLDER if resume else free_name(FOLDER)))))
+    return finetune(prepare, config, folder, resume, plain_console(), given, crew)

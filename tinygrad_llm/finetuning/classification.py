@@ -69,6 +69,9 @@ class Classification:
 
     # ---- training
 
+    def begin(self, before: dict[str, Any]) -> None:
+        """Nothing of it is needed for training."""
+
     def batch(self, step: int, part: int) -> Batch:
         each = -(-self.training_examples // self.config.batch_size)
         epoch, number = divmod(step * self.config.accumulate + part, each)
