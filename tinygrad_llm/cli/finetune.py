@@ -1,4 +1,4 @@
-"""``tinygrad-llm finetune``: classify, instruct."""
+"""``tinygrad-llm finetune``: classify, instruct, dpo."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.train import Parallel, free_name, given_options
 from tinygrad_llm.finetuning.classification import prepare_classification
 from tinygrad_llm.finetuning.classify_config import ClassifyConfig
+from tinygrad_llm.finetuning.dpo_config import DpoConfig
 from tinygrad_llm.finetuning.instruct_config import InstructConfig
 from tinygrad_llm.finetuning.instruction import prepare_instruction
+from tinygrad_llm.finetuning.preferences import prepare_preferences
 from tinygrad_llm.finetuning.running import Prepare, finetune
 from tinygrad_llm.parallel.launch import world
 from tinygrad_llm.parallel.options import Crew, ParallelOptions
@@ -78,6 +80,34 @@ def instruct(
         Go on with the run in --out (by default "finetuned") where its last checkpoint left it.
     """
     return _run(prepare_instruction, model, config, parallel, out, resume, threads)
+
+
+@app.command(help_epilogue="Example: tinygrad-llm finetune dpo smollm2 --data pairs.jsonl --out preferring")
+def dpo(
+    model: str = "",
+    /,
+    config: Annotated[DpoConfig, Parameter(name="*")] = DpoConfig(),  # noqa: B008 - frozen
+    parallel: Parallel = ParallelOptions(),  # noqa: B008 - frozen
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    threads: Threads = None,
+) -> int:
+    """Prefer some answers to others, as pairs show: from any decoder, and a JSON list or JSON lines.
+
+    A pair has prompt (a text, or messages), chosen and rejected. The model learns by direct preference optimisation to
+    make the chosen answer more probable than the rejected one, compared with what it was before.
+
+    Parameters
+    ----------
+    model
+        What to begin with, as --model says it.
+    out
+        Folder to write to; by default "finetuned", or "finetuned-2" and so on if that exists.
+    resume
+        Go on with the run in --out (by default "finetuned") where its last checkpoint left it.
+    """
+    return _run(prepare_preferences, model, config, parallel, out, resume, threads)
 
 
 def _run(

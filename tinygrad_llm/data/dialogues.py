@@ -7,23 +7,19 @@ A file holds a JSON list, or a JSON object in each line. An object has ``instruc
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from os import PathLike
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tinygrad_llm import random
 from tinygrad_llm.data.document import DataError
-from tinygrad_llm.data.files import read_documents
-from tinygrad_llm.data.records import json_value, refuse_faulty, text_value
+from tinygrad_llm.data.objects import read_objects
+from tinygrad_llm.data.records import text_value
 
 FORMS = {"messages": "messages", "instruction": "instruction and output", "prompt": "prompt and completion"}
 """By the key that tells them: the forms of an object."""
-
-_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class Dialogue(NamedTuple):
@@ -47,6 +43,17 @@ class Dialogue(NamedTuple):
         return self.messages[-2]["content"]
 
 
+class Prompted(Protocol):
+    """What has a prompt: a dialogue, or a pair of answers."""
+
+    @property
+    def prompt(self) -> tuple[dict[str, str], ...]:
+        """The messages before the answer."""
+
+
+Asking = TypeVar("Asking", bound=Prompted)
+
+
 @dataclass(frozen=True)
 class Dialogues:
     """The dialogues of a file."""
@@ -67,81 +74,31 @@ def read_dialogues(path: str | PathLike[str]) -> Dialogues:
     DataError lists all faulty objects by the lines that they begin in: broken JSON, missing keys, what is no text,
     empty prompts, messages in an impossible order. Also for a file all of whose answers are empty.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path}: a folder; give one file")
-    text = "".join(document.text for document in read_documents(path))
-    dialogues, empty, faults, forms = [], [], [], []
-    for line, value in _objects(text):
-        try:
-            if isinstance(value, str):
-                raise ValueError(value)
-            form = _form_of(value)
-            dialogue = _dialogue(value, form)
-            forms.append(FORMS[form])
-            if all(m["content"].strip() for m in dialogue.messages if m["role"] == "assistant"):
-                dialogues.append(dialogue)
-            else:
-                empty.append(line)
-        except ValueError as error:
-            faults.append((line, str(error)))
-    refuse_faulty(path, faults)
+    dialogues, empty, forms = [], [], []
+    for line, (form, dialogue) in read_objects(path, _formed):
+        forms.append(FORMS[form])
+        if all(m["content"].strip() for m in dialogue.messages if m["role"] == "assistant"):
+            dialogues.append(dialogue)
+        else:
+            empty.append(line)
     if not dialogues:
         why = f"all {len(empty):,} answers are empty" if empty else "has no examples"
         raise DataError(f"{path}: {why}", "empty")
     return Dialogues(dialogues, ", ".join(dict.fromkeys(forms)), empty)
 
 
-def _objects(text: str) -> Iterator[tuple[int, Any]]:
-    """(line that it begins in, object or what is wrong) of all that a list or the lines hold."""
-    if text.lstrip()[:1] == "[":
-        yield from _listed(text)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, _object(json_value(line))
-            except ValueError as error:
-                yield number, str(error)
-
-
-def _listed(text: str) -> Iterator[tuple[int, Any]]:
-    """The items of a JSON list. What comes after broken JSON cannot be read."""
-    decoder, line, counted = json.JSONDecoder(), 1, 0
-    at = _after_space(text, text.index("[") + 1)
-    while text[at : at + 1] != "]" or counted:  # a comma before the end is a fault
-        line, counted = line + text.count("\n", counted, at), at
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            yield error.lineno, f"not JSON: {error.msg} at character {error.colno}"
-            return
-        except RecursionError:
-            yield line, "not JSON that can be read: nested too deeply"
-            return
-        yield line, _object(value)
-        at = _after_space(text, end)
-        if text[at : at + 1] != ",":
-            break
-        at = _after_space(text, at + 1)
-    line += text.count("\n", counted, at)
-    if text[at : at + 1] != "]":
-        yield line, "not JSON: a comma or the end of the list is missing"
-    elif text[at + 1 :].strip():
-        yield line, "not JSON: something stands after the end of the list"
-
-
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
-
-
-def _object(value: Any) -> Any:
-    """The value if it is an object, or what is wrong with it."""
-    return value if isinstance(value, dict) else "not a JSON object, which is written in braces"
-
-
 # ---- one object
+
+
+def dialogue_of(value: Mapping[str, Any]) -> Dialogue:
+    """What an object of a file says. ValueError for what is wrong with it."""
+    return _formed(value)[1]
+
+
+def _formed(value: Mapping[str, Any]) -> tuple[str, Dialogue]:
+    """(the key that tells the form of an object, what it says)."""
+    form = _form_of(value)
+    return form, _dialogue(value, form)
 
 
 def _form_of(value: Mapping[str, Any]) -> str:
@@ -223,13 +180,13 @@ def distinct_dialogues(dialogues: Iterable[Dialogue]) -> list[Dialogue]:
     return list(found.values())
 
 
-def without_prompts_of(dialogues: Iterable[Dialogue], held_out: Iterable[Dialogue]) -> list[Dialogue]:
+def without_prompts_of(dialogues: Iterable[Asking], held_out: Iterable[Asking]) -> list[Asking]:
     """Those whose prompts are not among the ones held out."""
     prompts = {plain_messages(dialogue.prompt) for dialogue in held_out}
     return [dialogue for dialogue in dialogues if plain_messages(dialogue.prompt) not in prompts]
 
 
-def split_dialogues(dialogues: Sequence[Dialogue], share: float, seed: int) -> tuple[list[Dialogue], list[Dialogue]]:
+def split_dialogues(dialogues: Sequence[Asking], share: float, seed: int) -> tuple[list[Asking], list[Asking]]:
     """(training, held out), both in their order: of the different prompts `share` are held out, chosen by chance, at
     least one, with all of their answers. DataError if there is one prompt only."""
     prompts = list(dict.fromkeys(plain_messages(dialogue.prompt) for dialogue in dialogues))

@@ -19,19 +19,18 @@ from tinygrad_llm.finetuning.instruction_data import InstructionData, instructio
 from tinygrad_llm.finetuning.instruction_report import MARK, plot_lengths, tell_answers, tell_scores, write_answers
 from tinygrad_llm.finetuning.labelled_data import short
 from tinygrad_llm.finetuning.packing import Rows, packed_rows, padded_rows, shifted
-from tinygrad_llm.finetuning.templates import with_template
+from tinygrad_llm.finetuning.templates import fitted_decoder, tell_template
 from tinygrad_llm.generation.answers import answer_prompts
 from tinygrad_llm.generation.chat import turn_ends
 from tinygrad_llm.generation.loading import Loaded
 from tinygrad_llm.models import Decoder, Recurrent
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
-from tinygrad_llm.tokenizer import ChatTemplate, Tokenizer
+from tinygrad_llm.tokenizer import Tokenizer
 from tinygrad_llm.training.evaluation import TOKENS, token_losses
 from tinygrad_llm.training.loop import Batch
 from tinygrad_llm.training.metrics import read_metrics
 from tinygrad_llm.training.progress import counting
-from tinygrad_llm.training.runs import decoder_of
 
 MEASURED = 500
 """Held-out examples whose loss is measured, at most."""
@@ -220,27 +219,12 @@ class Instruction:
 
 def prepare_instruction(config: InstructConfig, loaded: Loaded, console: Console) -> Instruction:
     """The task of these settings: the examples are read and told, and the model has the tokens of the template."""
-    model, tokenizer = decoder_of(loaded)
-    if config.context > model.config.context:
-        raise ValueError(f"--context {config.context:,}: the model takes {model.config.context:,} tokens")
-    known, tokenizer = tokenizer, with_template(tokenizer, config.template)
-    if added := tokenizer.vocab_size - known.vocab_size:
-        if config.lora or config.blocks != -1:
-            raise ValueError(
-                f"--template {config.template} adds tokens to this model, which only the training of all weights can "
-                "teach it; leave out --lora and --blocks, or take --template alpaca"
-            )
-        model.add_tokens(known.vocab_size, added)
+    model, tokenizer, added = fitted_decoder(config, loaded)
     data = instruction_data(config, tokenizer, config.context or model.config.context, console)
     task = Instruction(config, model, tokenizer, data)
-    _tell_template(tokenizer, added, console)
+    tell_template(tokenizer, added, console)
     _tell_packing(task, console)
     return task
-
-
-def _tell_template(tokenizer: Tokenizer, added: int, console: Console) -> None:
-    example = ChatTemplate.of(tokenizer).render([{"role": "user", "content": "..."}])
-    console.print(f"template    {example!r}" + (f"; {added} tokens are added to the model" if added else ""))
 
 
 def _tell_packing(task: Instruction, console: Console) -> None:

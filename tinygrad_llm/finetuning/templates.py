@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from rich.console import Console
 
 from tinygrad_llm.data.dialogues import Dialogue
 from tinygrad_llm.generation.chat import turn_ends
+from tinygrad_llm.generation.loading import Loaded
+from tinygrad_llm.models import Decoder
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tokenizer import ChatTemplate, Tokenizer
 from tinygrad_llm.tokenizer.chat_templates import CHATML
+from tinygrad_llm.training.runs import decoder_of
+
+if TYPE_CHECKING:
+    from tinygrad_llm.finetuning.dpo_config import DpoConfig
+    from tinygrad_llm.finetuning.instruct_config import InstructConfig
 
 TemplateName = Literal["auto", "own", "alpaca", "chatml"]
 
@@ -73,6 +81,32 @@ def with_template(tokenizer: Tokenizer, name: TemplateName) -> Tokenizer:
         conventions = conventions._replace(chat_template=ALPACA, eos_id=ends, bos_id=starts)
     v = tokenizer.vocabulary
     return Tokenizer(v.tokens, v.merges, names, v.pattern, v.whole_words, v.normal_form, conventions)
+
+
+def fitted_decoder(config: InstructConfig | DpoConfig, loaded: Loaded) -> tuple[Decoder, Tokenizer, int]:
+    """The model, a tokenizer to which the template belongs, and the count of tokens that were added for it to both.
+
+    ValueError for a model that writes no text, for a context that it does not have, and for tokens to be added to a
+    model of which they could not be trained.
+    """
+    model, known = decoder_of(loaded)
+    if config.context > model.config.context:
+        raise ValueError(f"--context {config.context:,}: the model takes {model.config.context:,} tokens")
+    tokenizer = with_template(known, config.template)
+    if added := tokenizer.vocab_size - known.vocab_size:
+        if config.lora or config.blocks != -1:
+            raise ValueError(
+                f"--template {config.template} adds tokens to this model, which only the training of all weights can "
+                "teach it; leave out --lora and --blocks, or take --template alpaca"
+            )
+        model.add_tokens(known.vocab_size, added)
+    return model, tokenizer, added
+
+
+def tell_template(tokenizer: Tokenizer, added: int, console: Console) -> None:
+    """What a prompt looks like."""
+    example = ChatTemplate.of(tokenizer).render([{"role": "user", "content": "..."}])
+    console.print(f"template    {example!r}" + (f"; {added} tokens are added to the model" if added else ""))
 
 
 def encode_dialogues(
