@@ -9,6 +9,7 @@ import itertools
 import sys
 
 import numpy as np
+import pytest
 
 from tinygrad_llm.parallel.launch import guarded, world
 from tinygrad_llm.parallel.ledger import formula
@@ -203,6 +204,19 @@ def check_messages_are_told_apart_by_tag_and_keep_their_order(c):
     handle = c.start_send(big, right)
     np.testing.assert_array_equal(c.receive(big.shape, big.dtype, left), np.arange(300_000.0) + left)
     handle.wait()
+
+
+def check_messages_of_other_sizes_are_errors(c):
+    if c.size == 1:
+        return
+    right, left = (c.rank + 1) % c.size, (c.rank - 1) % c.size
+    for sent, expected, told in ((2, 3, "16"), (3, 2, "(24|more)")):
+        sending = c.start_send(np.ones(sent), right)
+        message = rf"receive over world, .*: rank {left} sent {told} bytes where {8 * expected} were expected"
+        with pytest.raises(ValueError, match=message):
+            c.receive((expected,), np.float64, left)
+        sending.wait()
+    assert c.engine.pending == []
 
 
 def check_many_at_once(c):

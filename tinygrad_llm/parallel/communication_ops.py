@@ -53,6 +53,7 @@ class Communication(Operation):
         super().__init__(reference)
         self._given, self._made, self._also = given, made, also.split()
         self.whole = Operation(self._of_all, self.name)
+        self.whole.__doc__ = self.__doc__
         self.whole.derivations, self.whole.sample = self.derivations, self.sample
 
     def __call__(self, x: Any, communicator: Communicator, **options: Any) -> Any:
@@ -139,7 +140,7 @@ def _(x: Array, ranks: int, dy: Array) -> Iterator[tuple[str, Any]]:
 
 @enter.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
-    return (rng.standard_normal(shape), int(rng.integers(1, 4))), {}
+    return (rng.standard_normal(shape), int(rng.integers(2, 4))), {}
 
 
 @communication(given=lambda: V, made=lambda: R, also="partial")
@@ -163,7 +164,7 @@ def _(x: Array, ranks: int, dy: Array) -> Iterator[tuple[str, Any]]:
 
 @reduce.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
-    ranks = int(rng.integers(1, 4))
+    ranks = int(rng.integers(2, 4))
     return (rng.standard_normal((ranks, *shape)), ranks), {}
 
 
@@ -198,7 +199,7 @@ def _(x: Array, ranks: int, dy: Array, dim: int = 0) -> Iterator[tuple[str, Any]
 
 @gather.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
-    ranks, dim = int(rng.integers(1, 4)), int(rng.integers(-1, len(shape)))
+    ranks, dim = int(rng.integers(2, 4)), int(rng.integers(-1, len(shape)))
     return (rng.standard_normal(_shared(shape, dim, ranks)), ranks), {"dim": dim}
 
 
@@ -230,7 +231,7 @@ def _(x: Array, ranks: int, dy: Array, dim: int = 0) -> Iterator[tuple[str, Any]
 
 @scatter_sum.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
-    ranks, dim = int(rng.integers(1, 4)), int(rng.integers(-1, len(shape)))
+    ranks, dim = int(rng.integers(2, 4)), int(rng.integers(-1, len(shape)))
     return (rng.standard_normal((ranks, *_shared(shape, dim, ranks))), ranks), {"dim": dim}
 
 
@@ -261,7 +262,7 @@ def _(x: Array, ranks: int, dy: Array, dim: int = 0) -> Iterator[tuple[str, Any]
 
 @split.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
-    ranks, dim = int(rng.integers(1, 4)), int(rng.integers(-1, len(shape)))
+    ranks, dim = int(rng.integers(2, 4)), int(rng.integers(-1, len(shape)))
     return (rng.standard_normal(_shared(shape, dim, ranks)), ranks), {"dim": dim}
 
 
@@ -296,7 +297,7 @@ def _(x: Array, ranks: int, dy: Array, steps: int = 1) -> Iterator[tuple[str, An
 
 @shift.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
-    ranks = int(rng.integers(1, 4))
+    ranks = int(rng.integers(2, 4))
     return (rng.standard_normal((ranks, *shape)), ranks), {"steps": int(rng.integers(-2, 6))}
 
 
@@ -337,7 +338,7 @@ def _(x: Array, ranks: int, dy: Array, gathered: int, shared: int) -> Iterator[t
 
 @exchange.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 1, 2)) -> Any:
-    ranks = int(rng.integers(1, 4))
+    ranks = int(rng.integers(2, 4))
     gathered, shared = (int(d) for d in rng.permutation(len(shape))[:2])
     x = rng.standard_normal(_shared(_shared(shape, gathered, ranks), shared, ranks))
     return (x, ranks), {"gathered": gathered, "shared": shared - len(shape) * int(rng.integers(2))}

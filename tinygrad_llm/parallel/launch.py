@@ -89,8 +89,8 @@ def _join() -> _Job:
 
     Watchdog(engine, group.Get_rank(), limit, abort)
     return _Job(
-        Communicator(MpiTransport(mpi, group), "world", Ledger(), engine, checked),
-        Communicator(MpiTransport(mpi, group), "end", Ledger(), Engine(polite=True)),
+        Communicator(MpiTransport(mpi, group.Dup()), "world", Ledger(), engine, checked),
+        Communicator(MpiTransport(mpi, group.Dup()), "end", Ledger(), Engine(polite=True)),
         abort,
     )
 

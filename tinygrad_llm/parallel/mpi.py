@@ -40,12 +40,12 @@ class _Receiving(_Sending):
 
 
 class MpiTransport:
-    """A group of MPI's ranks; `mpi` is the module ``mpi4py.MPI``, `group` a communicator of it."""
+    """A group of MPI's ranks; `mpi` is the module ``mpi4py.MPI``, `group` one of its communicators, for this only."""
 
     def __init__(self, mpi: Any, group: Any, world: Sequence[int] | None = None) -> None:
         self._mpi, self.rank = mpi, group.Get_rank()
         self.ranks = range(group.Get_size()) if world is None else world
-        self._channels: dict[int, Any] = {COLLECTIVE: group.Dup(), DIRECT: group.Dup()}
+        self._channels: dict[int, Any] = {COLLECTIVE: group, DIRECT: group.Dup()}
 
     def send(self, array: Array, to: int, tag: int, channel: int) -> Request:
         request = self._channels[channel].Isend([array, array.nbytes, self._mpi.BYTE], to, tag)
