@@ -639,7 +639,7 @@ def test_rates_by_size(monkeypatch):
     monkeypatch.setattr(machines, "STREAMS", (1 << 10, 1 << 12))
     monkeypatch.setattr(machines, "STREAM_BYTES", 1 << 14)
     monkeypatch.setattr(machines, "GEMM_SIZE", 4)
-    monkeypatch.setattr(machines, "_best_time", lambda work, seconds: (work(), 0.5)[1])
+    monkeypatch.setattr(machines, "best_time", lambda work, seconds: (work(), 0.5)[1])
     found = measure_rates(0.1)
     assert found.products == ((2, 3, 4, 2 * 2 * 24.0), (5, 5, 5, 2 * 2 * 125.0))
     assert found.streams == ((1 << 10, 4 * 4096.0), (1 << 12, 4 * 4096.0))
@@ -663,7 +663,7 @@ def test_processor_time_is_shared_among_the_threads(monkeypatch):
     clock = iter([10.0, 12.0])
     monkeypatch.setattr(machines.time, "process_time", lambda: next(times))
     monkeypatch.setattr(machines.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(machines, "_best_time", lambda work, seconds: work())
+    monkeypatch.setattr(machines, "best_time", lambda work, seconds: work())
     monkeypatch.setattr(machines.threads, "thread_count", lambda: 2)
     monkeypatch.setattr(machines, "GEMM_SIZE", 4)
     assert machines.processor_share(0.5) == 0.75

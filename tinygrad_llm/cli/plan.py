@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
+from rich.console import Console
 
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.parallel.plan import Plan, make_plan
@@ -17,6 +18,7 @@ from tinygrad_llm.parallel.plan_models import ModelSizes, find_model
 from tinygrad_llm.parallel.plan_report import lines
 from tinygrad_llm.parallel.plan_setup import PRECISIONS, Machine, Recompute, Setup
 from tinygrad_llm.study.lookup import refuse_existing
+from tinygrad_llm.study.own_step import BATCH, TRAINED, measured_lines
 
 PREFIXES = {
     "": 1.0,
@@ -70,7 +72,7 @@ def plan(
     tp: AtLeastOne = 1,
     zero: Annotated[int, Parameter(validator=Number(gte=0, lte=3))] = 0,
     microbatches: AtLeastOne = 1,
-    batch_size: AtLeastOne = 1,
+    batch_size: Optional = None,
     time: Optional = None,
     schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b",
     chunks: Optional = None,
@@ -91,6 +93,7 @@ def plan(
     kv_heads: Optional = None,
     feed_forward: Optional = None,
     vocab_size: Optional = None,
+    measure: Annotated[bool, Parameter(negative=())] = False,
     json: Path | None = None,
     plot: Path | None = None,
     force: Annotated[bool, Parameter(negative=())] = False,
@@ -113,7 +116,7 @@ def plan(
     microbatches
         Microbatches of a step, for each data-parallel rank (m).
     batch_size
-        Sequences of a microbatch.
+        Sequences of a microbatch; without it 1, and with --measure 16.
     time
         Tokens of a sequence (T); without it the model's context.
     schedule
@@ -154,6 +157,9 @@ def plan(
         Its feed-forward width (F).
     vocab_size
         Its tokens (V).
+    measure
+        Measure this machine instead, and predict our own training step on it, alone and on two ranks: of the GPT that
+        `tinygrad-llm train` trains, or of one of your sizes.
     json
         Write all numbers into this file.
     plot
@@ -174,7 +180,12 @@ def plan(
         "feed_forward": feed_forward,
         "vocab_size": vocab_size,
     }
-    sizes = _model(model, architecture, {name: value for name, value in own.items() if value is not None}, time)
+    given = {name: value for name, value in own.items() if value is not None}
+    if measure:
+        if model or architecture != "gpt" or json is not None or plot is not None:
+            raise ValueError("--measure: predicts a GPT of our own, and prints; leave model, --json and --plot out")
+        return _measure(given | ({"context": time} if time else {}), batch_size)
+    sizes = _model(model, architecture, given, time)
     setup = Setup(
         time=time or sizes.context,
         dp=dp,
@@ -182,7 +193,7 @@ def plan(
         tp=tp,
         zero=zero,
         microbatches=microbatches,
-        batch_size=batch_size,
+        batch_size=batch_size or 1,
         schedule=schedule,
         chunks=chunks or (2 if schedule == "interleaved" else 1),
         recompute=recompute,
@@ -196,6 +207,18 @@ def plan(
     made, wanted = make_plan(sizes, setup, machine), parse_quantity(tokens) if tokens else 0.0
     print("\n".join(lines(made, wanted)))
     _write(made, wanted, json, plot)
+    return 0
+
+
+def _measure(own: dict[str, int], batch_size: int | None) -> int:
+    """Predict and measure our own step."""
+    if "kv_heads" in own:
+        raise ValueError("--kv-heads: a GPT has keys and values in all heads")
+    console = Console(stderr=True)
+    config = replace(TRAINED, **own)
+    with console.status("") as status:
+        for line in measured_lines(config, batch_size or BATCH, lambda text: status.update(f"{text} ...")):
+            print(line, flush=True)
     return 0
 
 

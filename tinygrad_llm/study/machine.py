@@ -110,28 +110,29 @@ def measure_rates(seconds: float = 4.0) -> Rates:
     """
     machine = measure_machine(seconds / 4)
     each = 0.75 * seconds / (len(PRODUCTS) + len(STREAMS))
-    products = tuple((m, k, n, _product_rate(m, k, n, each)) for m, k, n in PRODUCTS)
+    products = tuple((m, k, n, product_rate(m, k, n, each)) for m, k, n in PRODUCTS)
     streams = tuple((size, _copy_rate(size, each)) for size in STREAMS)
     fastest = max(machine.gemm, *(rate for *_, rate in products))
     return Rates(replace(machine, gemm=fastest), products, streams, processor_share(seconds / 10))
 
 
 def _gemm_rate(seconds: float) -> float:
-    return _product_rate(GEMM_SIZE, GEMM_SIZE, GEMM_SIZE, seconds)
+    return product_rate(GEMM_SIZE, GEMM_SIZE, GEMM_SIZE, seconds)
 
 
-def _product_rate(m: int, k: int, n: int, seconds: float) -> float:
+def product_rate(m: int, k: int, n: int, seconds: float) -> float:
+    """Floating-point operations in a second of ``(m, k) @ (k, n)`` in float32, measured for so many seconds."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((m, k), np.float32), rng.standard_normal((k, n), np.float32)
     z = np.empty((m, n), np.float32)
-    return 2 * m * k * n / _best_time(lambda: np.matmul(x, y, out=z), seconds)
+    return 2 * m * k * n / best_time(lambda: np.matmul(x, y, out=z), seconds)
 
 
 def processor_share(seconds: float = 0.5) -> float:
     """Processor time over time, for each thread, while matrices are multiplied: they leave no thread without work."""
     x = np.ones((GEMM_SIZE, GEMM_SIZE), np.float32)
     used, start = time.process_time(), time.perf_counter()
-    _best_time(lambda: np.matmul(x, x), seconds)
+    best_time(lambda: np.matmul(x, x), seconds)
     return (time.process_time() - used) / (time.perf_counter() - start) / threads.thread_count()
 
 
@@ -148,7 +149,7 @@ def _copy_rate(size: int, seconds: float) -> float:
         for _ in range(repeats):
             np.copyto(target, source)
 
-    return 2 * size * repeats / _best_time(lambda: threads.run(copy, a.size), seconds)
+    return 2 * size * repeats / best_time(lambda: threads.run(copy, a.size), seconds)
 
 
 def _bandwidth(seconds: float) -> float:
@@ -160,12 +161,12 @@ def _bandwidth(seconds: float) -> float:
     def add(low: int, high: int) -> None:
         np.add(a[low:high], b[low:high], out=c[low:high])
 
-    copy_rate = 2 * STREAM_BYTES / _best_time(lambda: threads.run(copy, a.size), seconds / 2)
-    add_rate = 3 * STREAM_BYTES / _best_time(lambda: threads.run(add, a.size), seconds / 2)
+    copy_rate = 2 * STREAM_BYTES / best_time(lambda: threads.run(copy, a.size), seconds / 2)
+    add_rate = 3 * STREAM_BYTES / best_time(lambda: threads.run(add, a.size), seconds / 2)
     return max(copy_rate, add_rate)
 
 
-def _best_time(work: Callable[[], object], seconds: float) -> float:
+def best_time(work: Callable[[], object], seconds: float) -> float:
     """The shortest of the runs of `work` in so many seconds, after one that is not counted; three runs at least."""
     work()
     times: list[float] = []
