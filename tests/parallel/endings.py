@@ -39,7 +39,7 @@ def main():
     if how == "unlike":
         raise OSError(f"disk {ranks.rank} is full")
     if how == "pending":
-        ranks.start_receive((3,), np.float32, 1 - ranks.rank)
+        ranks.start_send(np.ones(1_000_000), 1 - ranks.rank)
         raise OSError("something is on its way")
     if how == "status":
         return 4

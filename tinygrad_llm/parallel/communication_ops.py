@@ -297,7 +297,7 @@ def _(x: Array, ranks: int, dy: Array, steps: int = 1) -> Iterator[tuple[str, An
 
 @shift.sample
 def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
-    ranks = int(rng.integers(2, 4))
+    ranks = int(rng.integers(3, 5))  # of two, both neighbours are one
     return (rng.standard_normal((ranks, *shape)), ranks), {"steps": int(rng.integers(-2, 6))}
 
 

@@ -79,7 +79,7 @@ class Communicator:
         own = bounds[self.rank].stop - bounds[self.rank].start
         if len(array) != own:
             about = self._about("all_gather", array, label)
-            raise ValueError(f"{about}: of {length} rows, rank {self.rank} has {own}, and not {len(array)}")
+            raise ValueError(f"{about()}: of {length} rows, rank {self.rank} has {own}, and not {len(array)}")
         same = f"{array.dtype}, rows of {array.shape[1:]}, {bounds[-1].stop} of them"
         return self._start("all_gather", array, label, lambda x, a: collectives.gather_chunks(x, a, bounds), same)
 
@@ -178,16 +178,16 @@ class Communicator:
 
         return self._handle(operation, about, stages())
 
-    def _handle(self, operation: str, about: str, stages: Stages) -> Handle:
+    def _handle(self, operation: str, about: Callable[[], str], stages: Stages) -> Handle:
         def explain(error: Mismatch) -> Exception:
             return ValueError(
-                f"{about}: rank {error.peer} sent {error.got} bytes where {error.expected} were expected; all ranks "
+                f"{about()}: rank {error.peer} sent {error.got} bytes where {error.expected} were expected; all ranks "
                 "must call the same operations in the same order, with arrays of the same shape and dtype"
             )
 
         return Handle(self.engine, about, stages, self.ledger[operation, self.axis], explain)
 
-    def _compare(self, call: str, about: str, tag: int) -> Stages:
+    def _compare(self, call: str, about: Callable[[], str], tag: int) -> Stages:
         """Whether all ranks are in the same call."""
         x = Exchange(self._transport, tag, self.ledger["check", self.axis])
         text = np.zeros(CALL, np.uint8)
@@ -197,12 +197,18 @@ class Communicator:
         calls = [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows.reshape(-1, CALL)]
         if len(set(calls)) > 1:
             found = "; ".join(f"rank {rank}: {other}" for rank, other in zip(self.ranks, calls, strict=True))
-            raise ValueError(f"{about}: the ranks are not in the same call: {found}")
+            raise ValueError(f"{about()}: the ranks are not in the same call: {found}")
 
-    def _about(self, operation: str, array: Array, label: str) -> str:
-        inside = ", ".join(part for part in (label, self.engine.where) if part)
-        called = f"{operation}({inside})" if inside else operation
-        return f"{called} over {self.axis}, ranks {list(self.ranks)}, {array.dtype} {array.shape}"
+    def _about(self, operation: str, array: Array, label: str) -> Callable[[], str]:
+        """What errors and the watchdog call this: few ask."""
+        where, dtype, shape = self.engine.where, array.dtype, array.shape
+
+        def about() -> str:
+            inside = ", ".join(part for part in (label, where) if part)
+            called = f"{operation}({inside})" if inside else operation
+            return f"{called} over {self.axis}, ranks {list(self.ranks)}, {dtype} {shape}"
+
+        return about
 
     def _check_rows(self, operation: str, array: Array) -> None:
         if not np.ndim(array):

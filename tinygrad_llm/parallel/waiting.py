@@ -83,9 +83,14 @@ class Handle:
     """An operation that was begun. Its arrays must not be written to before it is finished."""
 
     def __init__(
-        self, engine: Engine, name: str, stages: Stages, entry: Entry, explain: Callable[[Mismatch], Exception]
+        self,
+        engine: Engine,
+        about: Callable[[], str],
+        stages: Stages,
+        entry: Entry,
+        explain: Callable[[Mismatch], Exception],
     ) -> None:
-        self.name = name
+        self.about = about
         self.finished = False
         self.missing: Sequence[Request] = ()
         self._engine, self._stages, self._entry, self._explain = engine, stages, entry, explain

@@ -54,4 +54,4 @@ class Watchdog:
             return ""
         handle = waiting[0]
         silent = sorted({request.peer for request in handle.missing})
-        return f"stuck {waited:.3g} s in {handle.name}; nothing from {silent} (TINYGRAD_LLM_WATCHDOG={self.limit:g})"
+        return f"stuck {waited:.3g} s in {handle.about()}; nothing from {silent} (TINYGRAD_LLM_WATCHDOG={self.limit:g})"
