@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinygrad_llm import Tensor, no_grad, ops
+from tinygrad_llm import Tensor, no_grad, ops, use_backend
 from tinygrad_llm.generation import Sampling, beam_search, generate_outputs
 from tinygrad_llm.models import GPT, RecurrentEncoderDecoder, RecurrentEncoderDecoderConfig, load_model
-from tinygrad_llm.nn import Dropout
+from tinygrad_llm.nn import Dropout, quantize
 from tinygrad_llm.optim import AdamW
 from tinygrad_llm.weights import open_checkpoint
 
@@ -204,6 +204,35 @@ def test_dropout_is_in_training_only_and_in_all_places(config, monkeypatch):
     model(ids, outputs)
     after_attention = 1 if config.attention else 0
     assert sorted(seen) == sorted([(5, 6), (5, 8), (5, 8), (4, 6), (4, 8), (4, 8)] + after_attention * [(4, 8)])
+
+
+@EVERY
+def test_kernels_and_plain_numpy_agree(config):
+    pytest.importorskip("tinygrad_llm.kernels.compiled", exc_type=ImportError, reason="there is no Numba compiler")
+    model, found = build(config), []
+    ids, targets = drawn(batch=7, sources=6)
+    mask = masked(6, 3, 3, 1, 6, 2, 3)
+    for backend in ("numba", "numpy"):
+        with use_backend(backend):
+            model.zero_grad()
+            loss = model.loss(ids, targets, mask)
+            loss.backward()
+            found.append({"loss": loss.data} | {name: p.grad for name, p in model.named_parameters()})
+    for name, value in found[0].items():
+        np.testing.assert_allclose(value, found[1][name], rtol=1e-10, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantised_weights_give_nearly_the_same_logits(kind):
+    model, (ids, outputs) = RecurrentEncoderDecoder(replace(GRU, units=64, channels=64)), drawn()
+    with no_grad():
+        expected, loss = model(ids, outputs).data, model.loss(ids, outputs).item()
+        quantize(model, kind)
+        found = model(ids, outputs).data
+        assert 0 < np.abs(found - expected).max() < (0.03 if kind == "int8" else 0.3) * np.abs(expected).max()
+        assert model.loss(ids, outputs).item() == pytest.approx(loss, rel=0.01 if kind == "int8" else 0.1)
+        first = model.step(outputs[:, 0], model.start(ids))
+        np.testing.assert_allclose(first, found[:, 0], rtol=0, atol=1e-2)
 
 
 def test_it_learns_to_reverse():
