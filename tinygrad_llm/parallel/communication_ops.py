@@ -198,7 +198,7 @@ def _(x: Array, ranks: int, dy: Array, dim: int = 0) -> Iterator[tuple[str, Any]
 
 
 @gather.sample
-def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
+def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 1, 2)) -> Any:
     ranks, dim = int(rng.integers(2, 4)), int(rng.integers(-1, len(shape)))
     return (rng.standard_normal(_shared(shape, dim, ranks)), ranks), {"dim": dim}
 
@@ -230,7 +230,7 @@ def _(x: Array, ranks: int, dy: Array, dim: int = 0) -> Iterator[tuple[str, Any]
 
 
 @scatter_sum.sample
-def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
+def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 1, 2)) -> Any:
     ranks, dim = int(rng.integers(2, 4)), int(rng.integers(-1, len(shape)))
     return (rng.standard_normal((ranks, *_shared(shape, dim, ranks))), ranks), {"dim": dim}
 
@@ -261,7 +261,7 @@ def _(x: Array, ranks: int, dy: Array, dim: int = 0) -> Iterator[tuple[str, Any]
 
 
 @split.sample
-def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 2)) -> Any:
+def _(rng: np.random.Generator, shape: tuple[int, ...] = (1, 1, 2)) -> Any:
     ranks, dim = int(rng.integers(2, 4)), int(rng.integers(-1, len(shape)))
     return (rng.standard_normal(_shared(shape, dim, ranks)), ranks), {"dim": dim}
 
