@@ -20,6 +20,7 @@ from tinygrad_llm.cli.chat import chat
 from tinygrad_llm.cli.compare import compare
 from tinygrad_llm.cli.console import plain_console
 from tinygrad_llm.cli.convert import convert
+from tinygrad_llm.cli.dataset import dataset
 from tinygrad_llm.cli.derive import derive
 from tinygrad_llm.cli.evaluate import evaluate
 from tinygrad_llm.cli.exercise import app as exercise_app
@@ -42,6 +43,7 @@ app = App(
     version=__version__,
 )
 app.command(train, help_epilogue="Example: tinygrad-llm train --data book.txt --steps 200 --out book")
+app.command(dataset, help_epilogue="Example: tinygrad-llm dataset questions --out questions.jsonl")
 app.command(finetune_app)
 app.command(generate, help_epilogue='Example: tinygrad-llm generate run --prompt "def " --max-tokens 50 --seed 1')
 app.command(chat, help_epilogue="Example: tinygrad-llm chat smollm2 --weights int8")

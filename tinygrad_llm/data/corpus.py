@@ -19,7 +19,9 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from tinygrad_llm.data.document import DataError, Document
 
@@ -67,16 +69,35 @@ def _topics() -> Iterator[Document]:
 
 def _modules(library: Path) -> Iterator[Document]:
     seen: set[str] = set()
-    for module, path in _sources(library):
+    for module, found in groupby(library_docstrings(library), key=lambda each: each.module):
+        entries = [each for each in found if _is_new(each.text, seen)]
+        if entries:
+            yield Document(f"module {module}", "\n".join(f"{each.heading}\n{_indented(each.text)}" for each in entries))
+
+
+class Docstring(NamedTuple):
+    """A docstring of the standard library: `name` is the full name of what it says something about."""
+
+    module: str
+    name: str
+    heading: str
+    text: str
+
+
+def library_docstrings(library: Path | None = None) -> Iterator[Docstring]:
+    """All of them, module by module in the order of their names, and in the order of the source.
+
+    `library` as for `default_corpus`. None at all from an interpreter without sources.
+    """
+    for module, path in _sources(Path(sysconfig.get_path("stdlib")) if library is None else library):
         try:
             with warnings.catch_warnings():  # an old escape sequence in some source is not the user's business
                 warnings.simplefilter("ignore")
                 tree = ast.parse(path.read_bytes())
         except (OSError, SyntaxError, ValueError):
             continue  # unreadable, or a template that is not Python: one module less
-        entries = [entry for entry in _entries(tree, module) if _is_new(entry[1], seen)]
-        if entries:
-            yield Document(f"module {module}", "\n".join(f"{head}\n{_indented(text)}" for head, text in entries))
+        for name, heading, text in _entries(tree, module):
+            yield Docstring(module, name, heading, text)
 
 
 def _sources(library: Path) -> Iterator[tuple[str, Path]]:
@@ -91,12 +112,12 @@ def _sources(library: Path) -> Iterator[tuple[str, Path]]:
                 yield ".".join(part for part in parts if part != "__init__"), path
 
 
-def _entries(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-    """(heading, docstring) of a module, class or function and of all that is defined inside it."""
+def _entries(node: ast.AST, name: str) -> Iterator[tuple[str, str, str]]:
+    """(full name, heading, docstring) of a module, class or function and of all that is defined inside it."""
     if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
         docstring = ast.get_docstring(node, clean=False)
         if docstring and (text := inspect.cleandoc(docstring).strip()):
-            yield _heading(node, name), text
+            yield name, _heading(node, name), text
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield from _entries(child, f"{name}.{child.name}")

