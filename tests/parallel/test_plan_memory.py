@@ -177,3 +177,12 @@ def test_a_group_of_one_host_may_have_a_faster_link():
     assert machine.send_seconds("tp", 1, 500) == 2 + 0.5
     assert replace(machine, tp_link=0.0).send_seconds("tp", 1, 500) == 2 + 5
     assert isinstance(NAMED["gpt2"], ModelSizes)
+
+
+def test_chunks_of_unequal_length_count_as_the_longest():
+    setup = Setup(16, pp=2, chunks=2, schedule="interleaved", microbatches=4)
+    first, second = all_memory(SMALL, setup)
+    assert (first.layers, second.layers) == (3, 2)
+    layer = layer_activations(SMALL, setup)
+    assert first.activations == first.held * 2 * layer + 2 * ends_activations(SMALL, setup, 0)
+    assert second.activations == second.held * layer + ends_activations(SMALL, setup, 1)

@@ -131,3 +131,9 @@ def test_numbers_are_short():
         *("12", "9,999", "124.4 million", "174.6 billion", "1.008 trillion"),
     ]
     assert [duration(x) for x in (37.4, 0.0283, 5e-6, 0, 1e-9)] == ["37.4 s", "28.3 ms", "5 µs", "0", "0.001 µs"]
+
+
+def test_the_fullest_rank_is_not_always_the_one_with_most_parameters():
+    plan = make_plan(gpt("", 4, 8, 1), Setup(512, pp=2, microbatches=8, schedule="gpipe"), MACHINE)
+    assert plan.memory[0].count > plan.memory[1].count
+    assert plan.fullest.pp == 1  # it has the logits of all microbatches

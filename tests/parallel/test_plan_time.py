@@ -7,7 +7,8 @@ import pytest
 from tinygrad_llm.parallel.plan_memory import rank_parameters
 from tinygrad_llm.parallel.plan_models import NAMED, gpt
 from tinygrad_llm.parallel.plan_setup import Machine, Setup
-from tinygrad_llm.parallel.plan_time import bubble, passes, step_time, training_days
+from tinygrad_llm.parallel.plan_time import bubble, passes, seconds, step_time, training_days
+from tinygrad_llm.parallel.plan_traffic import tp_traffic
 
 MODEL = gpt("small", 6, 24, 4, 100, 20)
 MACHINE = Machine(1e9, 1e6, 1e9, latency=1e-3)
@@ -105,3 +106,15 @@ def test_a_slower_rate_makes_it_longer_in_proportion():
     one = step_time(model, setup, Machine(1e14, 1e12, 1e9, latency=0.0))
     other = step_time(model, setup, Machine(5e13, 5e11, 1e9, latency=0.0))
     assert other.total == pytest.approx(2 * one.total)
+
+
+@pytest.mark.parametrize(("recompute", "share"), [("none", 1 / 2), ("selective", 1 / 2), ("full", 1 / 3)])
+def test_gathers_hide_behind_passes_and_their_communication(recompute, share):
+    setup = Setup(16, dp=2, tp=2, zero=3, microbatches=3, recompute=recompute)
+    slow = Machine(1e30, 1e6, 1e9, latency=0.0, tp_link=1e6)
+    sending = seconds(tp_traffic(MODEL, setup, 0), slow) / 3
+    each = rank_parameters(MODEL, setup, 0) * 2 / 2 / 1e6
+    forward, backward = sending * share, sending * (1 - share)
+    exposed = max(0, each - forward) + max(0, each - backward) + max(each - backward, each / 6)
+    assert forward < each
+    assert step_time(MODEL, setup, slow).dp == pytest.approx(3 * exposed)

@@ -85,3 +85,9 @@ def test_all_axes_together():
     assert {part.axis for part in rank_traffic(MODEL, setup, 1)} == {"dp", "tp", "pp"}
     assert rank_traffic(MODEL, setup, 1)[0].size == 2 * rank_parameters(MODEL, setup, 1)
     assert rank_traffic(MODEL, Setup(16), 0) == []
+
+
+def test_the_first_rank_sends_activations_and_the_last_one_gradients():
+    setup = Setup(16, pp=3, microbatches=2)
+    sends = [[t.what for t in pp_traffic(MODEL, setup, pp) if t.operation == "send"] for pp in range(3)]
+    assert sends == [["activations"], ["activations", "their gradients"], ["their gradients"]]

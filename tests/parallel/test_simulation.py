@@ -84,6 +84,8 @@ def test_a_deadlock_names_where_each_rank_stands():
     late = from_text("0F0 0SEND_F0 0B0 0RECV_B0\n1RECV_F0 1F0 1B0 1SEND_B0")
     with pytest.raises(ValueError, match="rank 0 at 0B0 waits for 0RECV_B0 of rank 0; rank 1 is done"):
         simulate(late)
+    with pytest.raises(ValueError, match="rank 0 at 0B0 waits for 0F0 of rank 0"):
+        simulate(from_text("0B0 0F0"))
     with pytest.raises(ValueError, match="rank 0 at 0W0 waits for 0I0 of rank 0"):
         simulate(from_text("0F0 0W0 0I0"))
     with pytest.raises(ValueError, match="rank 0 at 0SEND_F0 waits for 0F0 of rank 0"):
