@@ -27,7 +27,7 @@ def test_what_is_printed(capsys):
         "time          27; if no rank were idle 18\n"
         "bubble        1/2 (50.0 %) of the ideal time; ranks are idle 1/3 (33.3 %) of all time\n"
         "held at most  4 3 2 1 on ranks 0 to 3 of the microbatches' activations\n"
-        "messages      36 in a step; 6 12 12 6 on ranks 0 to 3 are sent\n",
+        "messages      36 in a step, of which are sent 6 12 12 6 on ranks 0 to 3\n",
         "",
     )
 
@@ -52,6 +52,11 @@ def test_durations_and_operations(capsys):
         "0F0 0SEND_F0 0RECV_B0 0F1 0SEND_F1 0I0 0RECV_B1 0W0 0I1 0W1\n"
         "1RECV_F0 1F0 1RECV_F1 1I0 1SEND_B0 1F1 1I1 1SEND_B1 1W0 1W1\n"
     )
+
+
+def test_one_and_many(capsys):
+    assert call(capsys, "1f1b", "--stages", 1, "--microbatches", 1)[1].startswith("1f1b: 1 stage, 1 microbatch\n")
+    assert "sent 2 4 4 4 ... 4 4 4 2 on ranks 0 to 16" in call(capsys, "1f1b", "--stages", 17, "--microbatches", 2)[1]
 
 
 def test_pictures(capsys, tmp_path):
@@ -105,15 +110,19 @@ def test_wrong_usage_is_status_2(capsys, arguments, message):
 def test_what_cannot_be_done_is_status_1(capsys, tmp_path):
     (tmp_path / "old.svg").write_bytes(b"old")
     (tmp_path / "empty.json").write_bytes(b"")
+    write_trace(tmp_path / "two.json", simulate(schedule("1f1b", 2, 8)).spans)
+    write_trace(tmp_path / "many.json", simulate(schedule("1f1b", 4, 9)).spans)
     cases = [
         (["interleaved", "--microbatches", "6"], "6 microbatches are not a multiple of 4 stages"),
         (["1f1b", "--chunks", "2"], "1f1b: 2 chunks on a rank"),
-        (["1f1b", "--stages", "1000", "--microbatches", "1000"], "at most 100,000 are shown"),
+        (["1f1b", "--stages", "1000", "--microbatches", "1000"], "at most 20,000 are shown"),
         (["1f1b", "--out", tmp_path / "old.svg"], "exists already; choose another name, or replace it with --force"),
         (["1f1b", "--out", tmp_path / "s.jpg"], "give a name that ends in .svg or .png"),
         (["1f1b", "--out", tmp_path / "no" / "s.svg"], "does not exist"),
         (["1f1b", "--trace", tmp_path / "none.json"], "No such file"),
         (["1f1b", "--trace", tmp_path / "empty.json"], "not valid JSON"),
+        (["1f1b", "--trace", tmp_path / "two.json"], "two.json: has 2 ranks, which 1f1b with these --stages"),
+        (["1f1b", "--trace", tmp_path / "many.json"], "has 4 ranks and 0B8, which 1f1b"),
     ]
     for arguments, message in cases:
         status, output, error = call(capsys, *arguments)

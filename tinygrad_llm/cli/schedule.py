@@ -13,11 +13,11 @@ from rich.console import Console
 from tinygrad_llm.files import atomic_write
 from tinygrad_llm.parallel import schedules
 from tinygrad_llm.parallel.gantt import Panel, chart, measured_durations, read_trace, svg
-from tinygrad_llm.parallel.schedules import Orders
+from tinygrad_llm.parallel.schedules import COMPUTED, Orders
 from tinygrad_llm.parallel.simulation import UNIT, Durations, Timeline, sent, simulate
 from tinygrad_llm.study.lookup import refuse_existing
 
-MOST = 100_000
+MOST = 20_000
 """Passes in a step whose times are worked out: this many take some seconds."""
 
 AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
@@ -90,13 +90,14 @@ def schedule(
     if stages * microbatches * chunks > MOST:
         raise ValueError(f"{stages} stages x {microbatches} microbatches x {chunks} chunks: at most {MOST:,} are shown")
     orders = schedules.schedule(name, stages, microbatches, chunks)
-    executed = None if trace is None else read_trace(trace)
+    executed = None if trace is None else _executed(trace, orders, name)
     times = parse_durations(durations) if durations or executed is None else measured_durations(executed)
     unit = "" if executed is None else "s"
     panels = [Panel("predicted" if executed else "simulated", simulate(orders, times), unit)]
     if executed is not None:
         panels.append(Panel("executed", executed, unit))
-    title = f"{name}: {stages} stages, {microbatches} microbatches" + (f", {chunks} chunks" if chunks > 1 else "")
+    sizes = [(stages, "stage"), (microbatches, "microbatch"), *([(chunks, "chunk")] if chunks > 1 else [])]
+    title = f"{name}: " + ", ".join(_plural(*size) for size in sizes)
     _report(title, panels, orders, chunks)
     if ops:
         print(schedules.to_text(schedules.with_comms(orders)))
@@ -104,6 +105,18 @@ def schedule(
         _draw(title, panels, out)
         print(f"wrote {out}")
     return 0
+
+
+def _executed(trace: Path, orders: Orders, name: str) -> Timeline:
+    """The trace, if it is one of these sizes."""
+    executed = read_trace(trace)
+    found = {span.op for span in executed.spans if span.op.kind in COMPUTED}
+    planned = {op for ops in orders.values() for op in ops}
+    if executed.ranks != len(orders) or not found <= planned:
+        other = next(iter(sorted(found - planned)), None)
+        what = f"{executed.ranks} ranks" + (f" and {other}" if other else "")
+        raise ValueError(f"{trace}: has {what}, which {name} with these --stages, --microbatches and --chunks has not")
+    return executed
 
 
 def _draw(title: str, panels: list[Panel], out: Path) -> None:
@@ -124,7 +137,7 @@ def _report(title: str, panels: list[Panel], orders: Orders, chunks: int) -> Non
         print("\n".join(chart(panel.timeline, width)))
         print("\n".join(_facts(panel, chunks)))
     count = list(sent(orders).values())
-    print(f"messages      {sum(count)} in a step; {_row(count)} are sent")
+    print(f"messages      {sum(count)} in a step, of which are sent {_row(count)}")
 
 
 def _facts(panel: Panel, chunks: int) -> list[str]:
@@ -143,11 +156,17 @@ def _facts(panel: Panel, chunks: int) -> list[str]:
     ]
 
 
+def _plural(number: int, noun: str) -> str:
+    """1 stage, 4 stages, 8 microbatches."""
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")
+
+
 def _row(values: list[int]) -> str:
     """A number for each rank; once if all have the same."""
     if len(set(values)) == 1:
         return f"{values[0]} on each rank"
-    return f"{' '.join(map(str, values))} on ranks 0 to {len(values) - 1}"
+    shown = list(map(str, values)) if len(values) <= 16 else [*map(str, values[:4]), "...", *map(str, values[-4:])]
+    return f"{' '.join(shown)} on ranks 0 to {len(values) - 1}"
 
 
 def _exact(share: Fraction) -> str:
