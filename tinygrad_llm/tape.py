@@ -14,11 +14,13 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from tinygrad_llm import later
 from tinygrad_llm.locks import lock, unlock
 
 if TYPE_CHECKING:
@@ -276,8 +278,9 @@ class Node:
             return self.parameters[position]
         return f"{self.parameters[-1]}[{position - len(self.parameters) + 1}]"
 
-    def pull(self, cotangents: list[Array | None]) -> list[Array]:
-        """Run the vjp; return one gradient per edge, un-broadcast, in the input's dtype. Frees the node."""
+    def pull(self, cotangents: list[Array | None]) -> list[Any]:
+        """Run the vjp; return one gradient per edge, un-broadcast, in the input's dtype (what makes it, if that is put
+        off). Frees the node."""
         if self.vjp is None:
             raise RuntimeError(
                 f"backward: the graph behind '{self.name}' was already freed by an earlier backward(); "
@@ -291,7 +294,7 @@ class Node:
 
     def gradients(
         self, vjp: Callable[..., Any], cotangents: Sequence[Array | None], edges: Sequence[Edge]
-    ) -> list[Array]:
+    ) -> list[Any]:
         """One gradient for each of `edges`; a cotangent of None is zero."""
         filled = [
             np.zeros(shape, dtype) if c is None else c
@@ -300,7 +303,10 @@ class Node:
         gradients = vjp(tuple(filled) if self.many else filled[0])
         if not isinstance(gradients, (tuple, list)):
             gradients = (gradients,)
-        return [self._gradient(edge, gradients) for edge in edges]
+        if (waiting := later.current.get()) is None:
+            return [self._gradient(edge, gradients) for edge in edges]
+        made = (partial(self._gradient, edge, gradients) for edge in edges)
+        return [make if waiting.takes(make.args[0].target) else make() for make in made]
 
     def _gradient(self, edge: Edge, gradients: Sequence[Any]) -> Array:
         gradient = gradients[edge.position] if edge.position < len(gradients) else None
@@ -332,7 +338,7 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0
     """
     outer = _outer_send.get()
     leaves: list[Tensor] = []
-    remembered = True
+    remembered, waiting = True, later.current.get()
     pending: dict[int, tuple[Node, list[Array | None]]] = {}
     queue: list[int] = []  # a heap of negated creation numbers: the newest node first
 
@@ -363,7 +369,10 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0
             _outer_send.reset(token)
         for number, (edge, gradient) in enumerate(zip(node.edges, gradients, strict=True)):
             others = gradients[:number] + gradients[number + 1 :]
-            send(edge.target, edge.target_output, gradient, foreign + others)
+            if waiting is not None and callable(gradient):
+                waiting.add(partial(_arrive_late, edge.target, gradient, foreign, others))
+            else:  # what is put off may still need this array
+                send(edge.target, edge.target_output, gradient, foreign + others if waiting is None else [gradient])
 
     for output, cotangent in zip(outputs, cotangents, strict=True):
         send(output if output.node is None else output.node, output.output_index, cotangent, [cotangent])
@@ -374,6 +383,11 @@ def sweep(outputs: Sequence[Tensor], cotangents: Sequence[Array], since: int = 0
         del arrived  # the next vjp needs the memory more than a cotangent that has done its work
     for leaf in leaves:
         leaf.origin = tuple(t.node for t in outputs if t.node is not None) if remembered else ()
+
+
+def _arrive_late(leaf: Any, make: Callable[[], Array], foreign: Sequence[Array], others: Sequence[Any]) -> None:
+    """What was put off; its node gives `others` too."""
+    _accumulate(leaf, make(), [*foreign, *(a for a in others if isinstance(a, np.ndarray))])
 
 
 def _accumulate(leaf: Tensor, gradient: Array, foreign: Sequence[Array]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tinygrad_llm import ops
+from tinygrad_llm import ops, random
 from tinygrad_llm.models.pretrained import Pretrained
+from tinygrad_llm.models.stage import Stage, StageEnd
 from tinygrad_llm.nn import Embedding, Linear
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
@@ -35,6 +36,8 @@ class Decoder(Pretrained):
     token_embedding: Embedding
     lm_head: Linear | None = None
     """None if the head is the token embedding again (tied)."""
+    stage: Stage | None = None
+    """Set while a pipeline runs a part of the model; None for all of it."""
 
     def forward(
         self,
@@ -84,6 +87,31 @@ class Decoder(Pretrained):
             return ops.cross_entropy(self.head(x), targets, **options)
         table = weight if self.lm_head is None else weight.T
         return ops.linear_cross_entropy(x, table, targets, **options, frozen=not weight.requires_grad)
+
+    def run_blocks(
+        self,
+        shape: tuple[int, ...],
+        layers: int,
+        embed: Callable[[], Tensor],
+        block: Callable[[Tensor, int], Tensor],
+    ) -> Tensor:
+        """What is left of ids of this shape (B, T) after ``x = embed()`` and ``x = block(x, layer)`` for each layer.
+
+        If only a `stage` of the model runs, it does its part. Each part draws from a stream of its own, so that dropout
+        does not depend on which parts run. Raises StageEnd at the end of a stage that is not the last.
+        """
+        number, stage = random.next_number(), self.stage or Stage(range(layers), last=True)
+        if stage.receive is not None:
+            x = stage.receive(shape)
+        else:
+            with random.within(number, "embeddings"):
+                x = embed()
+        for layer in stage.layers:
+            with random.within(number, "block", layer):
+                x = block(x, layer)
+        if not stage.last:
+            raise StageEnd(x)
+        return x
 
     def add_tokens(self, first: int, count: int) -> None:
         """Make room for ids up to ``first + count``: rows of embedding and head from `first` on become means of those

@@ -94,10 +94,9 @@ class GPT(Decoder):
         cache: Cache | None = None,
     ) -> Tensor:
         ids, positions = self.checked(ids, positions, cache)
-        number = random.next_number()
-        with random.within(number, "embeddings"):
-            x = self.embed(ids, positions)
-        for layer, block in enumerate(self.blocks):
-            with random.within(number, "block", layer):
-                x = block(x, mask, None if cache is None else cache.layers[layer])
+
+        def block(x: Tensor, layer: int) -> Tensor:
+            return self.blocks[layer](x, mask, None if cache is None else cache.layers[layer])
+
+        x = self.run_blocks(ids.shape, len(self.blocks), lambda: self.embed(ids, positions), block)
         return self.final_norm(x)

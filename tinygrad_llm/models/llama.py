@@ -186,11 +186,13 @@ class Llama(Decoder):
         cache: Cache | None = None,
     ) -> Tensor:
         ids, positions = self.checked(ids, positions, cache)
-        number = random.next_number()
-        x = self.token_embedding(ids)
         if cache is not None:
+            x = self.token_embedding(ids)
             return self.final_norm(Tensor(through_blocks(x.data, self.blocks, positions, mask, cache.layers)))
-        for layer, block in enumerate(self.blocks):
-            with random.within(number, "block", layer):
-                x = block(x, positions, mask)
+        x = self.run_blocks(
+            ids.shape,
+            len(self.blocks),
+            lambda: self.token_embedding(ids),
+            lambda x, layer: self.blocks[layer](x, positions, mask),
+        )
         return self.final_norm(x)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from tinygrad_llm.optim import Optimizer
 from tinygrad_llm.parallel.communicator import Communicator, Solo
 from tinygrad_llm.parallel.data_parallel import DataRanks
 from tinygrad_llm.parallel.mesh import Mesh, RanksError
+from tinygrad_llm.parallel.pipeline import PipelineRanks
 from tinygrad_llm.parallel.ranks import OneProcess, Ranks
 from tinygrad_llm.parallel.sharing import Named
 
@@ -27,6 +29,23 @@ class ParallelOptions:
     """Processes that share out the passes of each step; --accumulate must be a multiple of it."""
     zero: int = 0
     """What these do not hold all of: 1 the optimizer's state, 2 the gradients too, 3 the weights too (ZeRO)."""
+    pp: int = 1
+    """Processes that share out the layers, one stage each, through which the passes of a step go one behind another."""
+    pipeline: Literal["gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b"
+    """The schedule of these; `tinygrad-llm schedule` draws it."""
+    chunks: int = 2
+    """Stages on each of them, for --pipeline interleaved."""
+    trace: Path | None = None
+    """Write here when the stages did what in the last step, for `tinygrad-llm schedule --trace`."""
+
+    def check(self) -> None:
+        """RanksError where options do not go together."""
+        if self.pp > 1 and self.zero:
+            raise RanksError(f"--zero {self.zero}: the ranks of a pipeline divide the layers; give --zero 0, or --pp 1")
+        if self.trace is not None and self.pp == 1:
+            raise RanksError("--trace: it is the stages of a pipeline that are traced; give --pp 2 or more")
+        if self.chunks < 1:
+            raise RanksError(f"--chunks {self.chunks}: must be at least 1")
 
 
 class Crew:
@@ -34,12 +53,22 @@ class Crew:
 
     def __init__(self, options: ParallelOptions = ParallelOptions(), world: Communicator | None = None) -> None:
         self.options = options
-        if world is not None and world.size > options.dp:
+        options.check()
+        used, asked = options.dp * options.pp, f"--dp {options.dp}" + (f" --pp {options.pp}" if options.pp > 1 else "")
+        if world is not None and world.size > used:
             raise RanksError(
-                f"mpiexec has started {world.size} processes, and --dp {options.dp} uses {options.dp}: "
-                f"give --dp {world.size}, or start fewer"
+                f"mpiexec has started {world.size} processes, and {asked} uses {used}: "
+                + (f"give --dp {world.size // options.pp}, or start fewer")
             )
-        self.mesh = Mesh(dp=options.dp, world=world or Solo())
+        self.mesh = Mesh(dp=options.dp, pp=options.pp, world=world or Solo())
+
+    @property
+    def division(self) -> str:
+        """What each does, in words."""
+        passes = f"of which each computes 1 of {self.options.dp} passes"
+        if self.options.pp == 1:
+            return passes
+        return f"{passes} through 1 of {self.options.pp} parts of the layers ({self.options.pipeline})"
 
     @property
     def leads(self) -> bool:
@@ -59,4 +88,7 @@ class Crew:
         """Who computes the steps of training the model."""
         if self.mesh.size == 1:
             return OneProcess(make_optimizer([(n, p) for n, p in model.named_parameters() if p.requires_grad]))
+        if self.options.pp > 1:
+            chunks = self.options.chunks if self.options.pipeline == "interleaved" else 1
+            return PipelineRanks(self.mesh, model, make_optimizer, self.options.pipeline, chunks, self.options.trace)
         return DataRanks(self.mesh.dp, model, make_optimizer, self.options.zero)

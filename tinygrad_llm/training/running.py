@@ -126,6 +126,7 @@ def run_task(
     """
     trained, total = sum(p.size for p in model.parameters() if p.requires_grad), model.parameter_count()
     ranks = crew.ranks(model, lambda named: make_optimizer(config, named))
+    ranks.parts(config.accumulate)  # an error before anything is written
     state = load_checkpoint(run, saver, ranks, lambda message: console.print(f"warning: {message}"))
     start = 0 if state is None else int(state["step"])
     if state is not None and any(state.get(name) != digest for name, digest in about.items()):
@@ -138,7 +139,7 @@ def run_task(
     went_on = f", continued after step {start}" if start else ""
     console.print(f"model       {type(model).__name__}, {total:,} parameters{part}{went_on}")
     if crew.mesh.size > 1:
-        console.print(f"ranks       {crew.mesh.size}, of which each computes 1 of {crew.mesh.sizes.dp} passes")
+        console.print(f"ranks       {crew.mesh.size}, {crew.division}")
     losses = past_losses(run / "metrics.jsonl", start) if crew.leads else []
     with StopRequest() as stop, Progress(console, start, config.steps, losses, task.unit) as progress:
         reached = train(model, saver, ranks, task, config, run, about, start, progress, stop)
