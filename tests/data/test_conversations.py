@@ -18,10 +18,10 @@ def folder(tmp_path):
     first += ["- - question 1\n  - Another answer\n", "- - Question 2\n  - Answer  2\n"]
     second = [
         "- - Hello\n  - Hi\n  - How are you?\n  - Fine\n  - Good\n",
-        '- - "Is it: so?"\n  - |-\n    Yes.\n\n    It is.\n',
+        '- - "Is it: so?"\n  - |\n    Yes.\n\n    It is.\n',
         "- - Nobody answers\n",
         "- - 1\n  - 2\n",
-        "- no list\n",
+        "- unlisted\n",
     ]
     (tmp_path / "b.yml").write_text(HEAD + "".join(second), encoding="utf-8")
     (tmp_path / "a.yml").write_text(HEAD + "".join(first), encoding="utf-8")

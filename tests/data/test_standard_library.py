@@ -72,6 +72,7 @@ def test_the_largest_modules_without_their_names():
     together = found.training + found.held_out
     assert Counter(example["label"] for example in together) == {"alpha": 12, "beta": 9}
     assert {"text": "A first paragraph of two lines.", "label": "beta"} in together
+    assert {"text": "Return the thing number one here.", "label": "alpha"} in together
     kept = [essence(example["text"]) for example in together]
     assert len(set(kept)) == len(kept)
     assert not any("same text" in text or "named" in text or "short" in text for text in kept)

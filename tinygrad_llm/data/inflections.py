@@ -98,7 +98,7 @@ def wrong_forms(word: str, kind: str, forms: dict[str, str]) -> tuple[str, ...]:
         made.append(word + word[-1] + ending)
     if word.endswith("y"):
         made.append(f"{word[:-1]}i{'e' * (ending == 's')}{ending}")
-    return tuple(form for form in dict.fromkeys(made) if form and form not in (forms[kind], word))
+    return tuple(form for form in dict.fromkeys(made) if form and form != forms[kind])
 
 
 def chosen_inflections(
