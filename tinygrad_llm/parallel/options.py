@@ -65,10 +65,10 @@ class Crew:
     @property
     def division(self) -> str:
         """What each does, in words."""
-        passes = f"of which each computes 1 of {self.options.dp} passes"
-        if self.options.pp == 1:
-            return passes
-        return f"{passes} through 1 of {self.options.pp} parts of the layers ({self.options.pipeline})"
+        options = self.options
+        layers = f"has 1 of {options.pp} parts of the layers ({options.pipeline})" if options.pp > 1 else ""
+        passes = f"computes 1 of {options.dp} passes" if options.dp > 1 or not layers else ""
+        return "of which each " + " and ".join(filter(None, (layers, passes)))
 
     @property
     def leads(self) -> bool:
