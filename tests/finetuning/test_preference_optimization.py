@@ -181,6 +181,16 @@ def test_a_batch_has_the_chosen_answers_and_then_the_rejected(tmp_path):
     np.testing.assert_array_equal(task.batch(0, 0).arrays[0].ids, begun(tmp_path)[0].batch(0, 0).arrays[0].ids)
 
 
+def test_the_parts_of_a_step_go_on_with_the_epoch(tmp_path):
+    one, _ = begun(tmp_path)
+    three, _ = begun(tmp_path, accumulate=3)
+    for number in range(9):
+        ids = three.batch(*divmod(number, 3)).arrays[0].ids
+        np.testing.assert_array_equal(ids, one.batch(number, 0).arrays[0].ids)
+    expected = [max(len(ids) for ids, _ in both) for both in one.data.training.sequences]
+    assert one.lengths.tolist() == expected  # so that pairs of about equal length are filled up together
+
+
 def test_only_the_last_answer_of_a_conversation_counts(tmp_path):
     turns = [{"role": role, "content": text} for role, text in (("user", "cat"), ("assistant", "dog"), ("user", "cow"))]
     task, _ = prepare(tmp_path, data=[{"prompt": turns, "chosen": "pig", "rejected": "hen"}, *records(2)])
@@ -215,9 +225,10 @@ def test_validation_measures_margins_and_accuracy(tmp_path, monkeypatch):
     assert measured["validation_accuracy"] == pytest.approx((h > 0).mean())
     assert measured["validation_margin"] == pytest.approx(h.mean())
     monkeypatch.setattr(module, "MEASURED", 3)
-    few, _ = begun(tmp_path, model=small(), beta=0.3)
-    assert len(few.measured) == 3
-    assert math.isfinite(few.validate(few.model)["validation_loss"])
+    few, _ = begun(tmp_path, beta=0.3)
+    assert len(set(few.measured)) == 3
+    assert list(few.measured) != [0, 1, 2]
+    assert few.validate(task.model)["validation_margin"] == pytest.approx(h[few.measured].mean())
 
 
 def test_training_raises_the_accuracy(tmp_path):
