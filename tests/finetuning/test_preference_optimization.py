@@ -331,7 +331,11 @@ def test_what_is_left_out_is_told(tmp_path):
 def test_a_pair_that_just_fits_is_kept(tmp_path):
     longest = max(len(ids) for both in prepare(tmp_path)[0].data.training.sequences for ids, _ in both)
     assert prepare(tmp_path, context=longest)[0].training_examples == 18
-    assert prepare(tmp_path, context=longest - 1)[0].training_examples < 18
+    fewer, _ = prepare(tmp_path, context=longest - 1)
+    assert fewer.training_examples < 18
+    for pair, both in zip(fewer.data.training.preferences, fewer.data.training.sequences, strict=True):
+        for dialogue, (_, targets) in zip(pair, both, strict=True):
+            assert fewer.tokenizer.decode(targets[targets != IGNORE]) == f"{dialogue.answer}<|im_end|>"
     with pytest.raises(DataError, match="no pair to train on is left: all are longer than 5 tokens"):
         prepare(tmp_path, context=5)
 
