@@ -6,7 +6,7 @@ import pytest
 from tinygrad_llm import Tensor, ops
 from tinygrad_llm.later import put_off
 from tinygrad_llm.models import GPT, GPTConfig
-from tinygrad_llm.operation import checkpoint
+from tinygrad_llm.operation import Operation, checkpoint
 
 CONFIG = GPTConfig(vocab_size=30, context=6, channels=8, layers=2, heads=2)
 IDS = np.arange(12).reshape(2, 6)
@@ -54,6 +54,28 @@ def test_what_arrives_in_between_changes_nothing():
     w.grad *= 100
     np.testing.assert_array_equal(w.grad, [100, 200])
     np.testing.assert_array_equal(b.grad, [1, 1])
+
+
+def test_a_gradient_is_its_leafs_own():
+    def shifted(x, b):
+        def vjp(dy):
+            dx = dy * 2
+            return dx, lambda: dx
+
+        return 2 * (x + b), vjp
+
+    x, b, c = (Tensor(np.zeros(2), requires_grad=True) for _ in range(3))
+    with put_off([b]) as later:
+        Operation(shifted)(x, b).backward(np.ones(2))
+    x.grad *= 100
+    later.run()
+    np.testing.assert_array_equal(b.grad, [2, 2])
+    b.grad = None
+    with put_off([b, c]) as later:
+        (b + c).backward(np.ones(2))
+    later.run()
+    b.grad *= 100
+    np.testing.assert_array_equal(c.grad, [1, 1])
 
 
 def test_the_order_of_several_uses_is_kept():
