@@ -65,12 +65,14 @@ def plot_margins(margins: Array, metrics: Sequence[dict[str, Any]], path: Path) 
     left.legend()
     rows = [row for row in metrics if "validation_accuracy" in row]
     steps = [row["step"] for row in rows]
-    right.plot(steps, [row["validation_accuracy"] for row in rows], "o-", color="tab:blue", label="accuracy")
+    lines = right.plot(steps, [row["validation_accuracy"] for row in rows], "o-", color="tab:blue", label="accuracy")
     right.set(xlabel="step", ylabel="accuracy", ylim=(0, 1.02), title="during training")
     margin = right.twinx()
-    margin.plot(steps, [row["validation_margin"] for row in rows], "s:", color="tab:orange", label="mean margin")
+    lines += margin.plot(
+        steps, [row["validation_margin"] for row in rows], "s:", color="tab:orange", label="mean margin"
+    )
     margin.set_ylabel("mean margin (nats of reward)")
-    figure.legend(loc="lower right", bbox_to_anchor=(1, 0), bbox_transform=right.transAxes)
+    margin.legend(handles=lines, loc="lower right")
     for axis in (left, right):
         axis.grid(alpha=0.3)
     atomic_write(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
