@@ -515,7 +515,7 @@ def test_no_operation_is_blamed(name, place):
                 np.where(c, special, x) if i in floating else x
                 for i, (c, x) in enumerate(zip(chosen, inputs, strict=True))
             ]
-        varied = floating[: {"attention": 3, "biased_attention": 4}.get(name)]  # a mask has no gradient
+        varied = floating[: {"attention": 3, "biased_attention": 4, "dpo_loss": 2}.get(name)]  # the rest is constant
 
         def call(*arrays, operation=operation, inputs=inputs, options=options, varied=varied):
             given = dict(zip(varied, arrays, strict=True))
