@@ -57,7 +57,12 @@ def test_files_that_are_named_exist():
 
 
 @pytest.mark.parametrize(
-    ("script", "file"), [("readme_table", "speeds"), ("readme_architectures", "architectures")], ids=lambda name: name
+    ("script", "file"),
+    [
+        *(("readme_table", file) for file in ("speeds", "tokenizer", "pretrained")),
+        ("readme_architectures", "architectures"),
+    ],
+    ids=lambda name: name,
 )
 def test_the_numbers_are_those_of_the_file(script, file):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), str(ROOT / "benchmarks" / f"{file}.json")]
