@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tinygrad_llm import ops, random
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn import Dropout, Embedding, LayerNorm, Linear, Module, Parameter
-from tinygrad_llm.nn.encoder import PostNormBlock, add_and_norm
+from tinygrad_llm.nn.encoder import PostNormBlock
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.weights import Checkpoint, Layout, bert, distilbert
@@ -140,7 +140,7 @@ class Bert(Pretrained):
             x = x + self.token_type_embedding(types)
         elif token_types is not None:
             raise ValueError(f"{type(self).__name__}: this model has no token types, but token_types are given")
-        x = self.dropout(add_and_norm(x, positions, self.embedding_norm))
+        x = self.dropout(self.embedding_norm.add(x, positions)[1])
         for block in self.blocks:
             x = block(x, mask)
         return x

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tinygrad_llm import ops, random
+from tinygrad_llm import random
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.models.stage import Stage, StageEnd
 from tinygrad_llm.nn import Embedding, Linear
@@ -81,12 +81,8 @@ class Decoder(Pretrained):
         kept = np.flatnonzero(targets != ignore_index)
         if len(kept) < targets.size and targets.shape == x.shape[:-1]:
             x, targets = x.reshape(targets.size, -1)[kept], targets.ravel()[kept]
-        options: dict[str, Any] = {"ignore_index": ignore_index, "reduction": reduction}
-        weight = (self.token_embedding if self.lm_head is None else self.lm_head).weight
-        if not isinstance(weight, Tensor):  # a quantised head makes logits, and nothing else
-            return ops.cross_entropy(self.head(x), targets, **options)
-        table = weight if self.lm_head is None else weight.T
-        return ops.linear_cross_entropy(x, table, targets, **options, frozen=not weight.requires_grad)
+        head = self.token_embedding if self.lm_head is None else self.lm_head
+        return head.head_loss(x, targets, ignore_index=ignore_index, reduction=reduction)
 
     def run_blocks(
         self,

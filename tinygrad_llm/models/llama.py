@@ -139,8 +139,7 @@ class LlamaBlock(Module):
     def forward(
         self, x: Tensor, positions: npt.ArrayLike, mask: Array | None = None, cache: LayerCache | None = None
     ) -> Tensor:
-        attended, norm = self.attention(self.attention_norm(x), positions, mask, cache), self.mlp_norm
-        x, h = ops.add_rms_norm(x, attended, norm.gain, eps=norm.eps)
+        x, h = self.mlp_norm.add(x, self.attention(self.attention_norm(x), positions, mask, cache))
         return x + self.mlp(h)
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from tinygrad_llm import ops, random
+from tinygrad_llm import random
 from tinygrad_llm.models.encoder_decoder import EncoderDecoderModel
 from tinygrad_llm.models.pretrained import MANY_LAYERS
 from tinygrad_llm.models.t5_stacks import LayerState, T5Decoder, T5Encoder
@@ -131,12 +131,9 @@ class T5(EncoderDecoderModel):
         return self.config.channels**-0.5
 
     def loss_of(self, x: Tensor, targets: npt.ArrayLike, **options: Any) -> Tensor:
-        weight = (self.token_embedding if self.lm_head is None else self.lm_head).weight
-        if not isinstance(weight, Tensor):  # a quantised head makes logits, and nothing else
-            return ops.cross_entropy(self.head(x), targets, **options)
         if self.lm_head is None:
-            return ops.linear_cross_entropy(x * self._tied_scale, weight, targets, **options)
-        return ops.linear_cross_entropy(x, weight.T, targets, **options)
+            return self.token_embedding.head_loss(x * self._tied_scale, np.asarray(targets), **options)
+        return self.lm_head.head_loss(x, np.asarray(targets), **options)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -1,6 +1,6 @@
 """Modules: what models are put together from."""
 
-from tinygrad_llm.nn.layers import Dropout, Embedding, LayerNorm, Linear, RMSNorm, unset
+from tinygrad_llm.nn.layers import Dropout, Embedding, LayerNorm, Linear, Norm, RMSNorm, unset
 from tinygrad_llm.nn.lora import LoRALinear
 from tinygrad_llm.nn.module import Module, Parameter
 from tinygrad_llm.nn.quantized import QuantizedEmbedding, QuantizedLinear, quantize
@@ -16,6 +16,7 @@ __all__ = [
     "Linear",
     "LoRALinear",
     "Module",
+    "Norm",
     "Parameter",
     "QuantizedEmbedding",
     "QuantizedLinear",

@@ -55,10 +55,6 @@ class PostNormBlock(Module):
         self.mlp_norm = LayerNorm(channels, eps)
 
     def forward(self, x: Tensor, mask: Array | None = None) -> Tensor:
-        x = add_and_norm(x, self.attention(x, mask), self.attention_norm)
-        return add_and_norm(x, self.mlp(x), self.mlp_norm)
-
-
-def add_and_norm(x: Tensor, residual: Tensor, norm: LayerNorm) -> Tensor:
-    """``norm(x + residual)``."""
-    return ops.add_layer_norm(x, residual, norm.gain, norm.bias, eps=norm.eps)[1]
+        _, x = self.attention_norm.add(x, self.attention(x, mask))
+        _, x = self.mlp_norm.add(x, self.mlp(x))
+        return x

@@ -10,13 +10,14 @@ import contextlib
 import math
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tinygrad_llm import ops, random
 from tinygrad_llm.nn.module import Module, Parameter
+from tinygrad_llm.operation import Operation
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
@@ -59,6 +60,11 @@ class Linear(Module):
         """y; without its bias if an operation that follows adds it."""
         return ops.linear(x, self.weight, self.bias if add_bias else None)
 
+    def head_loss(self, x: Tensor, targets: Array, **options: Any) -> Tensor:
+        """`ops.cross_entropy` of ``x W`` as logits: for a head, which has no bias."""
+        frozen = not self.weight.requires_grad
+        return ops.linear_cross_entropy(x, self.weight.T, targets, **options, frozen=frozen)
+
 
 class Embedding(Module):
     """Row `id` of a (V, C) table for each id: (...) integers to (..., C)."""
@@ -73,33 +79,63 @@ class Embedding(Module):
         """``x W^T``: the table as the tied head of a model, (..., C) to logits (..., V)."""
         return ops.matmul(x, self.weight.T)
 
+    def head_loss(self, x: Tensor, targets: Array, **options: Any) -> Tensor:
+        """`ops.cross_entropy` of those logits."""
+        frozen = not self.weight.requires_grad
+        return ops.linear_cross_entropy(x, self.weight, targets, **options, frozen=frozen)
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """That of the vectors."""
         return self.weight.dtype
 
 
-class LayerNorm(Module):
+class Norm(Module):
+    """What `LayerNorm` and `RMSNorm` have in common."""
+
+    operation: ClassVar[Operation]
+    operation_of_sum: ClassVar[Operation]
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.operation(x, *self.scales(), eps=self.eps)
+        return y
+
+    def add(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``x + y`` and the norm of it, by one operation."""
+        total, normed = self.operation_of_sum(x, y, *self.scales(), eps=self.eps)
+        return total, normed
+
+    def scales(self) -> tuple[Tensor, ...]:
+        """The parameters."""
+        raise NotImplementedError(f"{type(self).__name__} defines no scales()")
+
+
+class LayerNorm(Norm):
     """`ops.layer_norm` with a gain that starts at one and a bias that starts at zero."""
+
+    operation, operation_of_sum = ops.layer_norm, ops.add_layer_norm
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         self.gain = Parameter(np.ones(channels, np.float32))
         self.bias = Parameter(np.zeros(channels, np.float32))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, self.gain, self.bias, eps=self.eps)
+    def scales(self) -> tuple[Tensor, ...]:
+        return self.gain, self.bias
 
 
-class RMSNorm(Module):
+class RMSNorm(Norm):
     """`ops.rms_norm` with a gain that starts at one."""
+
+    operation, operation_of_sum = ops.rms_norm, ops.add_rms_norm
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         self.gain = Parameter(np.ones(channels, np.float32))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.rms_norm(x, self.gain, eps=self.eps)
+    def scales(self) -> tuple[Tensor, ...]:
+        return (self.gain,)
 
 
 class Dropout(Module):

@@ -146,6 +146,10 @@ class QuantizedLinear(Module):
     def forward(self, x: Tensor, add_bias: bool = True) -> Tensor:
         return ops.quantized_linear(_checked(x, self.inputs), *self.weight, self.bias if add_bias else None)
 
+    def head_loss(self, x: Tensor, targets: Array, **options: Any) -> Tensor:
+        """`ops.cross_entropy` of y as logits."""
+        return ops.cross_entropy(self(x), targets, **options)
+
 
 class QuantizedEmbedding(Module):
     """An `Embedding` whose table is also the tied head, in int8."""
@@ -166,6 +170,10 @@ class QuantizedEmbedding(Module):
     def head(self, x: Tensor) -> Tensor:
         """``x W^T``: (..., C) to logits (..., V)."""
         return ops.quantized_linear(_checked(x, self.channels), *self.weight)
+
+    def head_loss(self, x: Tensor, targets: Array, **options: Any) -> Tensor:
+        """`ops.cross_entropy` of those logits."""
+        return ops.cross_entropy(self.head(x), targets, **options)
 
 
 def quantize(model: Module, kind: Kind, progress: Callable[[int, int], None] = lambda done, total: None) -> None:

@@ -93,6 +93,5 @@ class Block(Module):
         self.mlp = MLP(channels, width, dropout, std, residual_std)
 
     def forward(self, x: Tensor, mask: Array | None = None, cache: LayerCache | None = None) -> Tensor:
-        attended, norm = self.attention(self.attention_norm(x), mask, cache), self.mlp_norm
-        x, h = ops.add_layer_norm(x, attended, norm.gain, norm.bias, eps=norm.eps)
+        x, h = self.mlp_norm.add(x, self.attention(self.attention_norm(x), mask, cache))
         return x + self.mlp(h)

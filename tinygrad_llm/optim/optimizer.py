@@ -114,8 +114,12 @@ def sum_of_squares(array: Array) -> float:
 
 def global_norm(parameters: Iterable[Parameter]) -> float:
     """``sqrt(sum g^2)`` over all gradients: the same, whoever holds which of their blocks."""
-    sums = [block_squares(p.grad) for p in parameters if p.grad is not None]
-    return math.sqrt(exact_sum(np.concatenate(sums))) if sums else 0.0
+    return math.sqrt(exact_sum(squares_of(parameters)))
+
+
+def squares_of(parameters: Iterable[Parameter]) -> Array:
+    """`block_squares` of the gradients that there are."""
+    return np.concatenate([np.zeros(0), *(block_squares(p.grad) for p in parameters if p.grad is not None)])
 
 
 def clip_factor(norm: float, limit: float) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from tinygrad_llm.backend import part_of
 from tinygrad_llm.nn import Module, Parameter
 from tinygrad_llm.operation import checkpoint
 from tinygrad_llm.optim import Muon, Optimizer
-from tinygrad_llm.optim.optimizer import block_squares, exact_sum
+from tinygrad_llm.optim.optimizer import block_squares
 from tinygrad_llm.optim.pairwise import PairwiseSum, take_gradients
 from tinygrad_llm.parallel.communicator import Communicator
 from tinygrad_llm.parallel.flat_space import Piece, Unit
-from tinygrad_llm.parallel.ranks import LossOf
+from tinygrad_llm.parallel.ranks import LossOf, joined
 from tinygrad_llm.parallel.sharing import Named, parts_of, passing
 from tinygrad_llm.parallel.waiting import Handle
 from tinygrad_llm.tape import Array, grad_enabled
@@ -153,16 +153,14 @@ class DataRanks:
             share.forget_weights()
         return [loss for found in self.comm.gather_objects(losses) for loss in found]
 
-    def norm(self) -> float:
+    def squares(self, left_out: Collection[str] = ()) -> Array:
         found = [np.zeros(0)]
         for key, parameter in self.optimizer.parameters.items():
-            if parameter.grad is not None:
+            if parameter.grad is not None and key.partition("[")[0] not in left_out:
                 with part_of(self._whole_sizes.get(key, 0)):
                     found.append(block_squares(parameter.grad))
         sums = np.concatenate(found)
-        if self.zero:
-            sums = np.concatenate([np.array(one) for one in self.comm.gather_objects(sums.tolist())])
-        return math.sqrt(exact_sum(sums))
+        return joined(self.comm, sums) if self.zero else sums
 
     def update(self, rate: float, scale: float) -> None:
         self.optimizer.step(rate, scale)

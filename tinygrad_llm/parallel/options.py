@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tinygrad_llm.parallel.mesh import Mesh, RanksError
 from tinygrad_llm.parallel.pipeline import PipelineRanks
 from tinygrad_llm.parallel.ranks import OneProcess, Ranks
 from tinygrad_llm.parallel.sharing import Named
+from tinygrad_llm.parallel.tensor_ranks import TensorRanks
 
 Value = TypeVar("Value")
 
@@ -35,6 +37,10 @@ class ParallelOptions:
     """The schedule of these; `tinygrad-llm schedule` draws it."""
     chunks: int = 2
     """Stages on each of them, for --pipeline interleaved."""
+    tp: int = 1
+    """Processes that share out every matrix of a GPT or Llama, by heads, channels and tokens."""
+    sequence_parallel: bool = False
+    """Let these share out also, by positions, what lies between the matrices."""
     trace: Path | None = None
     """Write here when the stages did what in the last step, for `tinygrad-llm schedule --trace`."""
 
@@ -44,6 +50,8 @@ class ParallelOptions:
             raise RanksError(f"--zero {self.zero}: the ranks of a pipeline divide the layers; give --zero 0, or --pp 1")
         if self.trace is not None and self.pp == 1:
             raise RanksError("--trace: it is the stages of a pipeline that are traced; give --pp 2 or more")
+        if self.sequence_parallel and self.tp == 1:
+            raise RanksError("--sequence-parallel: it is the ranks of --tp that share out the positions; give --tp 2")
         if self.chunks < 1:
             raise RanksError(f"--chunks {self.chunks}: must be at least 1")
 
@@ -54,21 +62,24 @@ class Crew:
     def __init__(self, options: ParallelOptions = ParallelOptions(), world: Communicator | None = None) -> None:
         self.options = options
         options.check()
-        used, asked = options.dp * options.pp, f"--dp {options.dp}" + (f" --pp {options.pp}" if options.pp > 1 else "")
+        others = {"pp": options.pp, "tp": options.tp}
+        used = options.dp * math.prod(others.values())
         if world is not None and world.size > used:
+            asked = f"--dp {options.dp}" + "".join(f" --{axis} {size}" for axis, size in others.items() if size > 1)
             raise RanksError(
                 f"mpiexec has started {world.size} processes, and {asked} uses {used}: "
-                + (f"give --dp {world.size // options.pp}, or start fewer")
+                f"give --dp {world.size * options.dp // used}, or start fewer"
             )
-        self.mesh = Mesh(dp=options.dp, pp=options.pp, world=world or Solo())
+        self.mesh = Mesh(dp=options.dp, **others, world=world or Solo())
 
     @property
     def division(self) -> str:
         """What each does, in words."""
         options = self.options
         layers = f"has 1 of {options.pp} parts of the layers ({options.pipeline})" if options.pp > 1 else ""
-        passes = f"computes 1 of {options.dp} passes" if options.dp > 1 or not layers else ""
-        return "of which each " + " and ".join(filter(None, (layers, passes)))
+        matrices = f"has 1 of {options.tp} parts of every matrix" if options.tp > 1 else ""
+        passes = f"computes 1 of {options.dp} passes" if options.dp > 1 or not (layers or matrices) else ""
+        return "of which each " + " and ".join(filter(None, (layers, matrices, passes)))
 
     @property
     def leads(self) -> bool:
@@ -86,9 +97,15 @@ class Crew:
 
     def ranks(self, model: Module, make_optimizer: Callable[[list[Named]], Optimizer]) -> Ranks:
         """Who computes the steps of training the model."""
-        if self.mesh.size == 1:
+        options, mesh = self.options, self.mesh
+
+        def others(model: Module) -> Ranks:
+            if options.pp > 1:
+                chunks = options.chunks if options.pipeline == "interleaved" else 1
+                shared = options.sequence_parallel
+                return PipelineRanks(mesh, model, make_optimizer, options.pipeline, chunks, options.trace, shared)
+            if options.dp > 1:
+                return DataRanks(mesh.dp, model, make_optimizer, options.zero)
             return OneProcess(make_optimizer([(n, p) for n, p in model.named_parameters() if p.requires_grad]))
-        if self.options.pp > 1:
-            chunks = self.options.chunks if self.options.pipeline == "interleaved" else 1
-            return PipelineRanks(self.mesh, model, make_optimizer, self.options.pipeline, chunks, self.options.trace)
-        return DataRanks(self.mesh.dp, model, make_optimizer, self.options.zero)
+
+        return TensorRanks(mesh, model, others, options.sequence_parallel) if options.tp > 1 else others(model)

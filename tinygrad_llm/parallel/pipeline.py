@@ -14,19 +14,19 @@ import contextlib
 import math
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinygrad_llm.nn import Module, Parameter
-from tinygrad_llm.optim.optimizer import block_squares, exact_sum
+from tinygrad_llm.optim.optimizer import squares_of
 from tinygrad_llm.optim.pairwise import added
 from tinygrad_llm.parallel.data_parallel import MakeOptimizer, Share
 from tinygrad_llm.parallel.gantt import write_trace
 from tinygrad_llm.parallel.mesh import Mesh, RanksError
-from tinygrad_llm.parallel.ranks import LossOf
+from tinygrad_llm.parallel.ranks import LossOf, joined
 from tinygrad_llm.parallel.schedules import Op, rank_of, schedule, with_comms
 from tinygrad_llm.parallel.simulation import Span
 from tinygrad_llm.parallel.stages import TABLE_TAG, Execution, head_tag, staged
@@ -37,7 +37,8 @@ from tinygrad_llm.tape import Array
 class PipelineRanks:
     """The ranks of the axes pp and dp of a mesh (see `Ranks`). `trace` is where to write when the last step did what.
 
-    A rank keeps the weights of its own stages only.
+    A rank keeps the weights of its own stages only. `sequence` says that the ranks along tp share out what goes from
+    stage to stage by positions.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class PipelineRanks:
         pipeline: str = "1f1b",
         chunks: int = 1,
         trace: Path | None = None,
+        sequence: bool = False,
     ) -> None:
+        self.positions = mesh.tp if sequence else None
         self.world, self.pp, self.dp = mesh.world, mesh.pp, mesh.dp
         self.pipeline, self.chunks, self.trace = pipeline, chunks, trace
         self.stages = self.pp.size * chunks
@@ -100,18 +103,18 @@ class PipelineRanks:
             self.table.grad = None
         ops = with_comms(schedule(self.pipeline, self.pp.size, len(parts), self.chunks))[self.pp.rank]
         parameters = {stage: list(self._trained(stage)) for stage in self.shares}
-        execution = Execution(self.pp, self.model, self.stages, parameters, parts, loss_of, self._take)
+        execution = Execution(self.pp, self.model, self.stages, parameters, parts, loss_of, self._take, self.positions)
         begin = self._begin() if self.trace is not None else 0.0
         losses = execution.run(ops)
         self._spans = [(str(op), start - begin, end - begin) for op, start, end in execution.times]
         self._finish()
-        return [loss for found in self.world.gather_objects(losses) for loss in found]
+        losses = [loss for found in self.pp.gather_objects(losses) for loss in found]
+        return [loss for found in self.dp.gather_objects(losses) for loss in found]
 
-    def norm(self) -> float:
+    def squares(self, left_out: Collection[str] = ()) -> Array:
         """Every parameter counts once, at its owner; the ranks along dp have the same."""
-        gradients = (parameter.grad for parameter in self.optimizer.parameters.values())
-        sums = np.concatenate([np.zeros(0), *(block_squares(g) for g in gradients if g is not None)])
-        return math.sqrt(exact_sum(np.concatenate([np.array(one) for one in self.pp.gather_objects(sums.tolist())])))
+        own = squares_of(p for name, p in self.optimizer.parameters.items() if name not in left_out)
+        return joined(self.pp, own)
 
     def update(self, rate: float, scale: float) -> None:
         self.optimizer.step(rate, scale)

@@ -6,12 +6,16 @@ are added up by their numbers (see `optim.pairwise`): so the same settings give 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from tinygrad_llm.optim import Optimizer, global_norm
+import numpy as np
+
+from tinygrad_llm.optim import Optimizer
+from tinygrad_llm.optim.optimizer import squares_of
 from tinygrad_llm.optim.pairwise import PairwiseSum, take_gradients
+from tinygrad_llm.parallel.communicator import Communicator
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 
@@ -31,8 +35,9 @@ class Ranks(Protocol):
     def run(self, parts: Sequence[int], loss_of: LossOf) -> list[float]:
         """Forward and backward of this one's parts; the gradients of all parts are added up. The losses of all."""
 
-    def norm(self) -> float:
-        """The global norm of the gradients."""
+    def squares(self, left_out: Collection[str] = ()) -> Array:
+        """``sum g^2`` of blocks of the gradients of all parameters, but for those with these names: whose sum does not
+        depend on who computes it (see `optim.optimizer.exact_sum`)."""
 
     def update(self, rate: float, scale: float) -> None:
         """Update the weights from `scale` times the gradients."""
@@ -58,6 +63,11 @@ class Ranks(Protocol):
 
     def told(self, value: Any) -> Any:
         """The value of the rank that leads."""
+
+
+def joined(comm: Communicator, values: Array) -> Array:
+    """The numbers (N,) that each rank has, one after the other; it need not be as many."""
+    return np.concatenate([np.zeros(0), *(np.array(one) for one in comm.gather_objects(values.tolist()))])
 
 
 class OneProcess:
@@ -86,8 +96,8 @@ class OneProcess:
             parameter.grad = gradient
         return losses
 
-    def norm(self) -> float:
-        return global_norm(self.parameters)
+    def squares(self, left_out: Collection[str] = ()) -> Array:
+        return squares_of((p for name, p in self.optimizer.parameters.items() if name not in left_out))
 
     def update(self, rate: float, scale: float) -> None:
         self.optimizer.step(rate, scale)

@@ -14,8 +14,9 @@ from tinygrad_llm.later import Later, put_off
 from tinygrad_llm.models import GPT, Decoder, Llama
 from tinygrad_llm.models.stage import Stage, StageEnd
 from tinygrad_llm.nn import Module
-from tinygrad_llm.parallel.communicator import LARGEST_TAG, Communicator
+from tinygrad_llm.parallel.communicator import LARGEST_TAG, Communicator, Solo
 from tinygrad_llm.parallel.mesh import RanksError
+from tinygrad_llm.parallel.placement import S, place
 from tinygrad_llm.parallel.ranks import LossOf
 from tinygrad_llm.parallel.schedules import Op, peer, rank_of, tag
 from tinygrad_llm.parallel.sharing import Named
@@ -64,7 +65,8 @@ def staged(model: Module, stages: int) -> tuple[Decoder, list[list[Named]]]:
 class Execution:
     """One step of one rank: the operations of a schedule, done one after the other.
 
-    ``take(stage, microbatch)`` is called when all gradients of a stage's parameters are there for a microbatch.
+    ``take(stage, microbatch)`` is called when all gradients of a stage's parameters are there for a microbatch. Where
+    what goes from stage to stage is shared out by positions, `positions` are the ranks that have them.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Execution:
         parts: Sequence[int],
         loss_of: LossOf,
         take: Callable[[int, int], None],
+        positions: Communicator | None = None,
     ) -> None:
         self.comm, self.model, self.stages, self.parameters = comm, model, stages, parameters
+        self.positions = positions or Solo()
         self.parts, self.loss_of, self.take = parts, loss_of, take
         self.losses: list[float] = []
         self.times: list[tuple[Op, float, float]] = []
@@ -135,7 +139,7 @@ class Execution:
         key = op.stage, op.microbatch
         leaf = None
         if arrived is not None:
-            leaf = self._inputs[key] = Tensor(arrived, requires_grad=True)
+            leaf = self._inputs[key] = place(Tensor(arrived, requires_grad=True), self.positions, S(1))
         y = self._outputs[key] = self._through(op, leaf)
         if op.stage == self.stages - 1:
             self.losses.append(y.item())
@@ -173,7 +177,8 @@ class Execution:
         if microbatch not in self._shapes:
 
             def look(shape: tuple[int, ...]) -> Tensor:
-                self._shapes[microbatch] = (*shape, self.model.config.channels)
+                batch, time = shape
+                self._shapes[microbatch] = (batch, time // self.positions.size, self.model.config.channels)
                 raise StageEnd(Tensor(0.0))
 
             self._run_stage(Stage(range(0), look), self.parts[microbatch])

@@ -70,7 +70,7 @@ def training_step(model: Module, ranks: Ranks, task: Task, step: int, config: Lo
             return task.loss(model, batches[part]) * (1 / max(1, targets))
 
     loss = exact_sum(np.array(ranks.run(parts, loss_of)))
-    norm = ranks.norm()
+    norm = math.sqrt(exact_sum(ranks.squares()))
     if not (math.isfinite(loss) and math.isfinite(norm)):  # before the weights are touched
         raise FloatingPointError(
             f"step {step + 1}: the loss is {loss:.4g} and the gradient's norm {norm:.4g}; a lower --learning-rate "
