@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 
@@ -70,6 +70,8 @@ class Crew:
                 f"mpiexec has started {world.size} processes, and {asked} uses {used}: "
                 f"give --dp {world.size * options.dp // used}, or start fewer"
             )
+        if world is not None:
+            _agree(world, asdict(options) | {"trace": str(options.trace)})
         self.mesh = Mesh(dp=options.dp, **others, world=world or Solo())
 
     @property
@@ -91,6 +93,10 @@ class Crew:
         told: list[Value] = self.mesh.world.gather_objects(prepare() if self.leads else None)
         return told[0]
 
+    def agree(self, known: Mapping[str, Any]) -> None:
+        """RanksError if the ranks know different things: they would train different models, and not tell."""
+        _agree(self.mesh.world, known)
+
     def console(self, console: Console) -> Console:
         """Where to tell what all know: one of them does."""
         return console if self.leads else Console(quiet=True)
@@ -109,3 +115,15 @@ class Crew:
             return OneProcess(make_optimizer([(n, p) for n, p in model.named_parameters() if p.requires_grad]))
 
         return TensorRanks(mesh, model, others, options.sequence_parallel) if options.tp > 1 else others(model)
+
+
+def _agree(world: Communicator, known: Mapping[str, Any]) -> None:
+    told = world.gather_objects(dict(known))
+    own = told[world.rank]
+    for rank, other in enumerate(told):
+        for name in own:
+            if own[name] != other.get(name):
+                raise RanksError(
+                    f"{name} is {own[name]!r} on rank {world.rank} and {other.get(name)!r} on rank {rank}: "
+                    "start all of them with the same command, files and settings"
+                )

@@ -44,7 +44,7 @@ from tinygrad_llm.training.loop import Batch, Task
 from tinygrad_llm.training.masked import MaskedLanguageModeling
 from tinygrad_llm.training.metrics import read_metrics
 from tinygrad_llm.training.progress import counting, waiting
-from tinygrad_llm.training.running import run_folder, run_task, settled
+from tinygrad_llm.training.running import ready, run_folder, run_task, settled
 from tinygrad_llm.training.runs import RunFiles
 from tinygrad_llm.training.spans import SpanCorruption
 from tinygrad_llm.training.vocabulary import train_tokenizer
@@ -136,7 +136,10 @@ def _pretrain(
     crew: Crew,
 ) -> int:
     files = RunFiles(run)
-    prepared = crew.told(lambda: asdict(_prepared(settled(config, run, resume, given, console), files, console)))
+    config = TrainConfig(**crew.told(lambda: asdict(settled(config, run, resume, given, console))))
+    if crew.mesh.size > 1:  # tried with a model of two tokens, before anything is written
+        ready(crew, new_model(model_config(config, 2), config.seed), config)
+    prepared = crew.told(lambda: asdict(_prepared(config, files, console)))
     config = TrainConfig(**prepared)
     tokenizer, training, validation = files.load()
     model = new_model(model_config(config, tokenizer.vocab_size), config.seed)

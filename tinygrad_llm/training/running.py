@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,9 +16,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from tinygrad_llm.models.pretrained import Pretrained
-from tinygrad_llm.nn import Parameter
+from tinygrad_llm.nn import Module, Parameter
 from tinygrad_llm.optim import SGD, Adam, AdamW, Muon, Optimizer
 from tinygrad_llm.parallel.options import Crew
+from tinygrad_llm.parallel.ranks import Ranks
 from tinygrad_llm.training.checkpoints import Saver, folder_of, load_checkpoint, publish, verify
 from tinygrad_llm.training.loop import Task, train
 from tinygrad_llm.training.loop_config import LoopConfig
@@ -100,6 +102,13 @@ def make_optimizer(config: LoopConfig, named: list[tuple[str, Parameter]]) -> Op
     return AdamW(named, rate, weight_decay=decay)
 
 
+def ready(crew: Crew, model: Module, config: LoopConfig) -> Ranks:
+    """Who computes the steps. RanksError or ValueError if they cannot, as the settings are."""
+    ranks = crew.ranks(model, lambda named: make_optimizer(config, named))
+    ranks.parts(config.accumulate)
+    return ranks
+
+
 class Trained(NamedTuple):
     """How a run ended."""
 
@@ -125,8 +134,8 @@ def run_task(
     run was trained with; ValueError if its checkpoints know others.
     """
     trained, total = sum(p.size for p in model.parameters() if p.requires_grad), model.parameter_count()
-    ranks = crew.ranks(model, lambda named: make_optimizer(config, named))
-    ranks.parts(config.accumulate)  # an error before anything is written
+    crew.agree(about | asdict(config))
+    ranks = ready(crew, model, config)
     state = load_checkpoint(run, saver, ranks, lambda message: console.print(f"warning: {message}"))
     start = 0 if state is None else int(state["step"])
     if state is not None and any(state.get(name) != digest for name, digest in about.items()):
@@ -143,10 +152,11 @@ def run_task(
     losses = past_losses(run / "metrics.jsonl", start) if crew.leads else []
     with StopRequest() as stop, Progress(console, start, config.steps, losses, task.unit) as progress:
         reached = train(model, saver, ranks, task, config, run, about, start, progress, stop)
+        status = max(crew.mesh.world.gather_objects(stop.status))  # who does not write waits here for who does
     if not reached.done:
         text = f"stopped after step {reached.step} of {config.steps}; nothing is lost. "
         console.print(text + how_to_go_on(run, command))
-        return Trained(False, stop.status)
+        return Trained(False, status)
     if reached.step < config.steps:
         console.print(f"stopped after step {reached.step}, as {reached.best.since} measurements gave no better one")
     ranks.disband()
