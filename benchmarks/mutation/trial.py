@@ -177,7 +177,16 @@ def _serve(root: Path, module: str, plan: Plan, requests: int, answers: int) -> 
 
 
 def _pytest(plan: Plan, plugin: Any) -> None:
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "--hypothesis-profile=mutation"]
+    options = [
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:unraisableexception",
+        "--hypothesis-profile=mutation",
+    ]
     pytest.main([*options, *plan.files], plugins=[plugin, _hypothesis_pytestplugin])
 
 
