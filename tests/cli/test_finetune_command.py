@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tinygrad_llm.cli.main import main
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.models import GPT, T5, GPTConfig, T5Config
 from tinygrad_llm.tokenizer import Tokenizer
 
 
@@ -81,7 +81,7 @@ def test_other_examples_are_refused_when_a_run_is_resumed(base, labelled, tmp_pa
     data.write_text(data.read_text(encoding="utf-8").replace("says", "said"), encoding="utf-8")
     status, _, error = call(capsys, "finetune", "classify", "--resume", "--out", run)
     assert status == 1
-    assert "not the one that its checkpoints were trained with" in error
+    assert "was measured on other examples than these; begin another run with --out" in error
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,14 @@ def test_the_cost_of_training_is_told_and_saved(base, labelled, tmp_path, capsys
     cost = json.loads((run / "report.json").read_text(encoding="utf-8"))["training"]
     assert f"cost        {cost['steps']} steps, half of them within" in output
     assert cost["median_step_seconds"] > 0
+
+
+def test_a_model_that_cannot_classify_is_one_line(labelled, tmp_path, capsys):
+    folder = tmp_path / "t5"
+    T5(T5Config(vocab_size=300, channels=8, head_channels=4, heads=2, feed_forward=8, layers=1)).save_pretrained(folder)
+    Tokenizer.train(["the cat"], 300).save(folder / "tokenizer.json")
+    status, _, error = call(capsys, "finetune", "classify", folder, "--data", labelled, "--out", tmp_path / "run")
+    assert status == 1
+    assert error.count("\n") == 1
+    assert "a T5 reads and writes; a classifier stands on a decoder or an encoder" in error
+    assert not (tmp_path / "run").exists()

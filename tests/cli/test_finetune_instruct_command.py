@@ -60,7 +60,7 @@ def test_from_examples_to_a_conversation(base, sounds, template, tmp_path, capsy
     assert f"next        tinygrad-llm chat {run}" in output
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert report["after"]["loss"] < report["before"]["loss"] / 2
-    assert json.loads((run / "before.json").read_text(encoding="utf-8"))["loss"] == report["before"]["loss"]
+    assert json.loads((run / "before.json").read_text(encoding="utf-8"))["measured"]["loss"] == report["before"]["loss"]
     for name in ("answers.txt", "sample.txt", "lengths.png", "loss.png", "tokenizer_config.json"):
         assert (run / name).stat().st_size > 0, name
     monkeypatch.setattr("sys.stdin", io.StringIO("What does the dog say?\nSound of the hen\n"))
@@ -108,7 +108,7 @@ def test_other_examples_or_another_template_are_refused_when_a_run_is_resumed(ba
     data.write_text(data.read_text(encoding="utf-8").replace("woof", "bark"), encoding="utf-8")
     status, _, error = call(capsys, "finetune", "instruct", "--resume", "--out", run)
     assert status == 1
-    assert "not the one that its checkpoints were trained with" in error
+    assert "was measured on other examples than these; begin another run with --out" in error
     status, _, error = call(capsys, "finetune", "instruct", "--resume", "--out", run, "--template", "chatml")
     assert status == 1
     assert "--template is auto, not chatml" in error
@@ -145,3 +145,31 @@ def test_settings_that_are_not_known_are_wrong_usage(base, sounds, capsys):
     status, _, error = call(capsys, "finetune", "instruct", base, "--data", sounds, "--template", "llama")
     assert status == 2
     assert "template" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--lora", "r=0"), "--lora r=0: nothing would be trained; give a rank of at least 1"),
+        (("--blocks", "0"), "--blocks 0: only a norm would be trained, as the head is the embedding; train a block"),
+    ],
+)
+def test_what_would_train_nothing_is_refused_and_leaves_nothing(base, sounds, options, message, tmp_path, capsys):
+    run = tmp_path / "run"
+    status, _, error = call(capsys, "finetune", "instruct", base, "--data", sounds, "--out", run, *options)
+    assert status in (1, 2)
+    assert message in error
+    assert not run.exists()
+
+
+def test_an_adapter_is_not_trained_on_another(base, sounds, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    adapter = "--lora", "r=2", "--data", sounds, *SMALL
+    assert call(capsys, "finetune", "instruct", base, *adapter, "--out", first)[0] == 0
+    status, _, error = call(capsys, "finetune", "instruct", first, *adapter, "--out", second)
+    assert status == 1
+    assert f"merge it first: tinygrad-llm convert {first} merged" in error
+    assert not second.exists()
+    merged = tmp_path / "merged"
+    assert call(capsys, "convert", first, merged)[0] == 0
+    assert call(capsys, "finetune", "instruct", merged, *adapter, "--out", second)[0] == 0

@@ -8,6 +8,7 @@ import pytest
 
 from tinygrad_llm.cli.main import main
 from tinygrad_llm.finetuning.classify_config import ClassifyConfig
+from tinygrad_llm.finetuning.predicting import with_beginning
 from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.models.classifier import make_classifier
 from tinygrad_llm.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ def folder(tmp_path_factory):
     model = make_classifier(model, ("no", "yes", "so so"))
     model.score.weight.data = np.random.default_rng(0).standard_normal((16, 3)).astype(np.float32)
     model.save_pretrained(path)
-    TOKENIZER.save(path / "tokenizer.json")
+    with_beginning(TOKENIZER).save(path / "tokenizer.json")
     return path
 
 

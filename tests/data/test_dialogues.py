@@ -210,6 +210,18 @@ def test_at_least_one_prompt_on_each_side(share, count):
     assert (len(training), len(held_out)) == (3 - count, count)
 
 
+def test_what_begins_alike_is_on_one_side():
+    """Each answer of a conversation is learned, and so is that to a prompt which is held out alone."""
+    alone = [dialogue(f"q{n}", "a") for n in range(20)]
+    longer = [Dialogue((user(f"q{n}"), said("a"), user("r"), said("b"))) for n in range(20)]
+    training, held_out = split_dialogues([*alone, *longer], 0.3, seed=1)
+    assert len(held_out) == 12
+    assert {d.messages[0]["content"] for d in training}.isdisjoint(d.messages[0]["content"] for d in held_out)
+    assert without_prompts_of(longer, [alone[3]]) == [*longer[:3], *longer[4:]]
+    told = Dialogue(({"role": "system", "content": "Be short."}, user("q3"), said("a")))
+    assert without_prompts_of([told], [alone[3]]) == [told], "it is another prompt"
+
+
 def test_one_prompt_cannot_be_divided():
     with pytest.raises(DataError, match="only one prompt"):
         split_dialogues([dialogue("a", "x"), dialogue("a", "y")], 0.5, 0)

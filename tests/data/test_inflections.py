@@ -7,11 +7,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 import pytest
 
 import tinygrad_llm.data.inflections as module
-from tinygrad_llm.data import DataError
+from tinygrad_llm.data import DataError, Document
 from tinygrad_llm.data.inflections import (
     QUESTIONS,
     Inflection,
     chosen_inflections,
+    common_words,
     inflection_examples,
     read_inflections,
     wrong_inflection_examples,
@@ -99,7 +100,8 @@ def test_examples_ask_for_the_form(monkeypatch, table):
     monkeypatch.setattr(module, "table_file", lambda: table)
     chosen = {(each.word, each.kind): each for each in read_inflections(table)}
     some = list(chosen.values())
-    monkeypatch.setattr(module, "chosen_inflections", lambda seed: (some[:14], some[14:]))
+    monkeypatch.setattr(module, "chosen_inflections", lambda seed, words: (some[:14], some[14:]))
+    monkeypatch.setattr(module, "common_words", frozenset)
     found, pairs = inflection_examples(3), wrong_inflection_examples(3)
     for part, other, given in zip(found[:2], pairs[:2], (some[:14], some[14:]), strict=True):
         for example, pair, each in zip(part, other, given, strict=True):
@@ -111,6 +113,20 @@ def test_examples_ask_for_the_form(monkeypatch, table):
     assert inflection_examples(4) != found
     assert len(some[5].wrong) > 2
     assert {wrong_inflection_examples(seed).training[5]["rejected"] for seed in range(60)} == set(some[5].wrong)
+
+
+def test_only_words_that_are_known_are_chosen(table):
+    words = sorted({each.word for each in read_inflections(table)})[::2]
+    training, held_out = chosen_inflections(0, table, 4, 2, words)
+    assert {each.word for each in training + held_out} <= set(words)
+    with pytest.raises(DataError, match="1 words with one right form; 6 are needed"):
+        chosen_inflections(0, table, 4, 2, words[:1])
+
+
+def test_common_words_are_those_of_the_documentation(monkeypatch):
+    texts = ["Write it twice: write, and write", "An aardvark reads, who reads", "reads"]
+    monkeypatch.setattr(module, "default_corpus", lambda: [Document(str(n), text) for n, text in enumerate(texts)])
+    assert common_words() == {"reads"}, "of three occurrences, and no capital counts"
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):

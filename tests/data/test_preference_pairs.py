@@ -6,7 +6,12 @@ import pytest
 
 from tinygrad_llm.data import DataError
 from tinygrad_llm.data.dialogues import split_dialogues, without_prompts_of
-from tinygrad_llm.data.preferences import distinct_preferences, preference_of, read_preferences
+from tinygrad_llm.data.preferences import (
+    distinct_preferences,
+    preference_of,
+    read_preferences,
+    without_contradictions,
+)
 
 
 def pair(prompt="Say cat", chosen="cat", rejected="dog"):
@@ -97,3 +102,9 @@ def test_each_pair_once_and_each_prompt_on_one_side():
     assert split_dialogues(distinct, 0.25, 7) == (training, held_out)
     assert split_dialogues(distinct, 0.25, 8) != (training, held_out)
     assert without_prompts_of(distinct, held_out) == training
+
+
+def test_pairs_that_contradict_each_other_are_left_out():
+    given = pair("q", "a", "b"), pair("q", "b", "a"), pair("q", "a", "c"), pair("r", "b", "a")
+    one, other, third, elsewhere = map(preference_of, given)
+    assert without_contradictions([one, other, third, elsewhere]) == [third, elsewhere]

@@ -9,6 +9,7 @@ import pytest
 from tinygrad_llm.data import DataError
 from tinygrad_llm.data.tables import (
     Example,
+    check_learnable,
     distinct,
     read_table,
     read_texts,
@@ -140,18 +141,30 @@ def test_all_faulty_lines_of_json_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "text,label\na,x\nb,x\n", "one class only, 'x'"),
         ("t.csv", "text,label\n", "has no rows"),
         ("t.jsonl", "\n \n", "has no rows"),
         ("t.jsonl", "x\ny\n", "2 faulty lines"),
         ("t.csv", "text,text,label\na,b,c\n", "two columns are called 'text'"),
-        ("t.csv", "text,label\na,x\nb,y\nc,z\n", "all 3 labels in column 'label' differ"),
         ("t.txt", "text,label\na,x\nb,y\n", r"must end in one of \.csv"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path, name, text, message):
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path / name, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text,label\na,x\nb,x\n", "column 'label' has one class only, 'x'; there is nothing to learn"),
+        ("text,label\na,x\nb,y\nc,z\n", "all 3 labels in column 'label' differ"),
+    ],
+)
+def test_what_nothing_can_be_learned_from_can_be_measured_with(tmp_path, text, message):
+    path = write(tmp_path / "t.csv", text)
+    table = read_table(path)
+    with pytest.raises(DataError, match=message):
+        check_learnable(path, table)
 
 
 def test_a_folder_and_another_encoding_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from tinygrad_llm.data.tables import Example
 from tinygrad_llm.finetuning.classification import Classification, difference, prepare_classification
 from tinygrad_llm.finetuning.classify_config import ClassifyConfig
 from tinygrad_llm.finetuning.labelled_data import Labelled, labelled_data, short
-from tinygrad_llm.finetuning.predicting import encode_texts, log_probabilities, padding_of
+from tinygrad_llm.finetuning.predicting import encode_texts, log_probabilities, padding_of, with_beginning
 from tinygrad_llm.finetuning.running import finetune, freeze
 from tinygrad_llm.generation.loading import Loaded, load_pretrained
 from tinygrad_llm.models import GPT, BertConfig, GPTConfig, new_model
@@ -37,7 +37,7 @@ def examples_of(counts, seed=0, most=9):
     return [found[place] for place in rng.permutation(len(found))]
 
 
-TOKENIZER = Tokenizer.train([e.text for e in examples_of(dict.fromkeys(WORDS, 30))] * 3, 300)
+TOKENIZER = with_beginning(Tokenizer.train([e.text for e in examples_of(dict.fromkeys(WORDS, 30))] * 3, 300))
 COUNTS = {"fruit": 20, "tool": 7, "bird": 3}
 LABELS = ("bird", "fruit", "tool")
 

@@ -11,10 +11,11 @@ SIZES = GPTConfig(vocab_size=13, context=6, channels=8, layers=3, heads=2)
 
 def test_steps_follow_from_the_examples():
     config = FinetuneConfig(epochs=2.5, batch_size=4, accumulate=2).counted(100, 768)
-    assert config.steps == 30  # 12 updates see all of them once
-    assert config.validate_every == config.sample_every == config.checkpoint_every == 12
+    assert config.steps == 32  # 25 batches have all of them once; 62.5 of them, two for an update
+    assert config.validate_every == config.sample_every == config.checkpoint_every == 13
+    assert FinetuneConfig(epochs=1, batch_size=16).counted(17, 768).steps == 2, "the last batch is a small one"
     given = FinetuneConfig(steps=7, validate_every=3).counted(100, 768)
-    assert (given.steps, given.validate_every, given.sample_every) == (7, 3, 12)
+    assert (given.steps, given.validate_every, given.sample_every) == (7, 3, 13)
     assert FinetuneConfig(epochs=0.1).counted(1, 768).steps == 1
 
 
@@ -68,3 +69,9 @@ def test_of_an_encoder_too():
     model = Bert(BertConfig(13, 6, 8, 2, 2, 16, head="classification"))
     freeze(model, 0)
     assert {name.split(".")[0] for name in trained(model)} == {"pooler", "classifier"}
+
+
+def test_no_share_is_held_out_where_a_file_is():
+    assert FinetuneConfig(validation_data="held-out.jsonl").validation_share == 0.1
+    with pytest.raises(ValueError, match="--validation-share: nothing of --data is held out"):
+        FinetuneConfig(validation_data="held-out.jsonl", validation_share=0.5)

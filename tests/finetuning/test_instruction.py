@@ -330,7 +330,7 @@ def test_held_out_prompts_of_a_file_are_not_trained_on(tmp_path):
     task, printed = prepare(
         data=write(tmp_path / "a.json", data), validation_data=write(tmp_path / "b.json", other), template="chatml"
     )
-    assert "left out    examples to train on whose prompt is held out too: 3" in printed
+    assert "left out    examples to train on that begin as one that is held out: 3" in printed
     assert (task.training_examples, len(task.held_out)) == (9, 7)
     assert not {d.asked for d in task.data.training.dialogues} & {d.asked for d in task.data.held_out.dialogues}
 

@@ -322,7 +322,7 @@ def test_what_is_left_out_is_told(tmp_path):
     assert "left out    pairs of which an answer is empty: 1 (line 8)" in printed
     assert "left out    pairs of which both answers are the same: 1 (line 9)" in printed
     assert "left out    repetitions of a pair: 1" in printed
-    assert "left out    pairs to train on whose prompt is held out too: 1" in printed
+    assert "left out    pairs to train on that begin as one that is held out: 1" in printed
     assert "left out    pairs to train on longer than 64 tokens: 1" in printed
     assert "split       6 pairs to train on, 8 held out" in printed
     assert task.training_examples == 6

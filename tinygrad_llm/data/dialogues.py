@@ -180,20 +180,27 @@ def distinct_dialogues(dialogues: Iterable[Dialogue]) -> list[Dialogue]:
     return list(found.values())
 
 
+def opening(dialogue: Asking) -> str:
+    """How it begins, up to the user's first message, as `plain_messages`: of dialogues that begin alike, one has the
+    prompts of another, and the answers to them."""
+    roles = [message["role"] for message in dialogue.prompt]
+    return plain_messages(dialogue.prompt[: roles.index("user") + 1])
+
+
 def without_prompts_of(dialogues: Iterable[Asking], held_out: Iterable[Asking]) -> list[Asking]:
-    """Those whose prompts are not among the ones held out."""
-    prompts = {plain_messages(dialogue.prompt) for dialogue in held_out}
-    return [dialogue for dialogue in dialogues if plain_messages(dialogue.prompt) not in prompts]
+    """Those that begin like none of the ones held out."""
+    openings = {opening(dialogue) for dialogue in held_out}
+    return [dialogue for dialogue in dialogues if opening(dialogue) not in openings]
 
 
 def split_dialogues(dialogues: Sequence[Asking], share: float, seed: int) -> tuple[list[Asking], list[Asking]]:
-    """(training, held out), both in their order: of the different prompts `share` are held out, chosen by chance, at
-    least one, with all of their answers. DataError if there is one prompt only."""
-    prompts = list(dict.fromkeys(plain_messages(dialogue.prompt) for dialogue in dialogues))
-    if len(prompts) < 2:
-        raise DataError("there is only one prompt, so that none can be held out to measure with")
-    count = min(max(1, round(share * len(prompts))), len(prompts) - 1)
-    order = random.stream(seed, "split of prompts").permutation(len(prompts))
-    chosen = {prompts[place] for place in order[:count]}
-    held_out = [dialogue for dialogue in dialogues if plain_messages(dialogue.prompt) in chosen]
+    """(training, held out), both in their order: of the different openings `share` are held out, chosen by chance, at
+    least one, with all that begins so. DataError if all begin alike."""
+    openings = list(dict.fromkeys(opening(dialogue) for dialogue in dialogues))
+    if len(openings) < 2:
+        raise DataError("there is only one prompt to begin with, so that none can be held out to measure with")
+    count = min(max(1, round(share * len(openings))), len(openings) - 1)
+    order = random.stream(seed, "split of prompts").permutation(len(openings))
+    chosen = {openings[place] for place in order[:count]}
+    held_out = [dialogue for dialogue in dialogues if opening(dialogue) in chosen]
     return without_prompts_of(dialogues, held_out), held_out

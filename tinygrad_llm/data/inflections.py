@@ -7,17 +7,23 @@ standing are divided by "/", and an empty past participle is the past tense agai
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tinygrad_llm import random
+from tinygrad_llm.data.corpus import default_corpus
 from tinygrad_llm.data.document import DataError
 from tinygrad_llm.data.example_sets import ExampleSet
 from tinygrad_llm.data.packages import package_file
 
 TRAINING, HELD_OUT = 500, 200
 """Words to train on, and others to measure with."""
+
+COMMON = 3
+"""How often the documentation has a word that is asked for, at least."""
 
 SHORTEST, LONGEST = 3, 10
 """Letters of a word."""
@@ -88,27 +94,42 @@ def wrong_forms(word: str, kind: str, forms: dict[str, str]) -> tuple[str, ...]:
     """What one may write who knows the endings but not their rules, or takes another form of the word.
 
     The ending as it is ("goed", "stoped", "makeing"), after a doubled letter ("walkked"), after a "y" become "i"
-    ("plaied"), as "es" ("cates"); and the other forms. A doubled "l" or "s" would be right in some countries.
+    ("plaied"), as "es" ("cates"); and the other forms. A doubled "l", "m" or "s" would be right in some countries.
     """
     ending = ENDINGS[kind]
     made = [word + ending, *forms.values()]
     if ending == "s":
         made.append(f"{word}es")
-    elif word[-1] not in "aeioulswxy":
+    elif word[-1] not in "aeiloumswxy":
         made.append(word + word[-1] + ending)
     if word.endswith("y"):
         made.append(f"{word[:-1]}i{'e' * (ending == 's')}{ending}")
     return tuple(form for form in dict.fromkeys(made) if form and form != forms[kind])
 
 
+def common_words() -> frozenset[str]:
+    """Words that the default corpus, Python's documentation, has several times: a table of all words has many that
+    nobody knows, and whose forms nobody could tell."""
+    counts: Counter[str] = Counter()
+    for document in default_corpus():
+        counts.update(re.findall(r"\b[a-z]+\b", document.text))
+    return frozenset(word for word, count in counts.items() if count >= COMMON)
+
+
 def chosen_inflections(
-    seed: int, path: Path | None = None, training: int = TRAINING, held_out: int = HELD_OUT
+    seed: int,
+    path: Path | None = None,
+    training: int = TRAINING,
+    held_out: int = HELD_OUT,
+    words: Container[str] | None = None,
 ) -> tuple[list[Inflection], list[Inflection]]:
-    """(training, held out): of so many words one form each. No word is on both sides; each kind of form is as likely as
-    the others, as far as there are words that have it. DataError if there are not so many."""
+    """(training, held out): of so many words, which are among `words`, one form each. No word is on both sides; each
+    kind of form is as likely as the others, as far as there are words that have it. DataError if there are not so many.
+    """
     groups: dict[str, list[Inflection]] = {kind: [] for kind in QUESTIONS}
     for each in read_inflections(table_file() if path is None else path):
-        groups[each.kind].append(each)
+        if words is None or each.word in words:
+            groups[each.kind].append(each)
     left = [
         [group[place] for place in random.stream(seed, "inflections", kind).permutation(len(group))]
         for kind, group in groups.items()
@@ -123,8 +144,8 @@ def chosen_inflections(
         left = [group for group in left if group]
     if len(taken) < training + held_out:
         raise DataError(f"inflections: {len(taken):,} words with one right form; {training + held_out:,} are needed")
-    words = list(taken.values())
-    return words[:training], words[training:]
+    chosen = list(taken.values())
+    return chosen[:training], chosen[training:]
 
 
 def asked(each: Inflection, seed: int) -> str:
@@ -139,7 +160,7 @@ def inflection_examples(seed: int = 0) -> ExampleSet:
     def examples(some: Sequence[Inflection]) -> list[dict[str, str]]:
         return [{"instruction": asked(each, seed), "output": each.right} for each in some]
 
-    training, held_out = chosen_inflections(seed)
+    training, held_out = chosen_inflections(seed, words=common_words())
     return ExampleSet(examples(training), examples(held_out), ["no word is on both sides, in whatever form"])
 
 
@@ -149,7 +170,7 @@ def wrong_inflection_examples(seed: int = 0) -> ExampleSet:
     def examples(some: Sequence[Inflection]) -> list[dict[str, str]]:
         return [{"prompt": asked(each, seed), "chosen": each.right, "rejected": mistaken(each, seed)} for each in some]
 
-    training, held_out = chosen_inflections(seed)
+    training, held_out = chosen_inflections(seed, words=common_words())
     return ExampleSet(examples(training), examples(held_out), ["no word is on both sides, in whatever form"])
 
 

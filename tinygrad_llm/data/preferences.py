@@ -6,7 +6,7 @@ each with ``role`` and ``content``, the last of them the user's; the answers are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, NamedTuple
@@ -75,7 +75,18 @@ def _answered(prompt: list[Any], answer: str) -> Dialogue:
 
 def distinct_preferences(pairs: Iterable[Preference]) -> list[Preference]:
     """Each once, in their order. One prompt may have several pairs."""
-    found: dict[str, Preference] = {}
+    found: dict[tuple[str, str], Preference] = {}
     for pair in pairs:
-        found.setdefault(plain_messages(pair.chosen.messages) + plain_messages(pair.rejected.messages[-1:]), pair)
+        found.setdefault(_answers(pair), pair)
     return list(found.values())
+
+
+def without_contradictions(pairs: Sequence[Preference]) -> list[Preference]:
+    """Those whose two answers do not stand there the other way round too."""
+    known = {_answers(pair) for pair in pairs}
+    return [pair for pair in pairs if _answers(pair)[::-1] not in known]
+
+
+def _answers(pair: Preference) -> tuple[str, str]:
+    """What was chosen and what was rejected, each with its prompt."""
+    return plain_messages(pair.chosen.messages), plain_messages(pair.rejected.messages)

@@ -74,7 +74,7 @@ def read_table(path: str | PathLike[str], text_column: str = "", label_column: s
     """The texts and labels of a file, from the columns named, or from those with a usual name.
 
     DataError lists all faulty rows by their lines: broken JSON or quotes, too many or too few fields, an empty text or
-    label. Also for a file without such columns, or with one class only.
+    label. Also for a file without such columns.
     """
     path = Path(path)
     columns, rows, faults = read_rows(path)
@@ -91,15 +91,19 @@ def read_table(path: str | PathLike[str], text_column: str = "", label_column: s
         except ValueError as error:
             faults.append((row.line, str(error)))
     refuse_faulty(path, sorted(faults))
-    table = Table(examples, text, label, stripped)
+    return Table(examples, text, label, stripped)
+
+
+def check_learnable(path: str | PathLike[str], table: Table) -> None:
+    """DataError for the table of a file, to train on, that has one class only, or nothing but different ones."""
+    label, count = table.label_column, len(table.examples)
     if len(table.labels) < 2:
         raise DataError(f"{path}: column {label!r} has one class only, {table.labels[0]!r}; there is nothing to learn")
-    if len(table.labels) == len(examples) > 2:
+    if len(table.labels) == count > 2:
         raise DataError(
-            f"{path}: all {len(examples):,} labels in column {label!r} differ, so that nothing can be learned from "
-            f"others of its class; is it the right column? There are {_listed(columns)}"
+            f"{path}: all {count:,} labels in column {label!r} differ, so that nothing can be learned from others of "
+            "its class; is it the right column?"
         )
-    return table
 
 
 def read_texts(path: str | PathLike[str], text_column: str = "") -> list[str]:

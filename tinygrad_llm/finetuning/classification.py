@@ -16,7 +16,13 @@ from tinygrad_llm.data.tables import stratified_places
 from tinygrad_llm.finetuning.bag_of_words import HELD_OUT, bag_of_words, majority
 from tinygrad_llm.finetuning.classify_config import ClassifyConfig
 from tinygrad_llm.finetuning.labelled_data import Labelled, labelled_data, short
-from tinygrad_llm.finetuning.predicting import Encoded, encode_texts, log_probabilities, padding_of
+from tinygrad_llm.finetuning.predicting import (
+    Encoded,
+    encode_texts,
+    log_probabilities,
+    padding_of,
+    with_beginning,
+)
 from tinygrad_llm.finetuning.scores import (
     accuracy,
     class_scores,
@@ -27,7 +33,7 @@ from tinygrad_llm.finetuning.scores import (
 )
 from tinygrad_llm.generation.loading import Loaded
 from tinygrad_llm.models import Bert
-from tinygrad_llm.models.classifier import Classifier, make_classifier
+from tinygrad_llm.models.classifier import Classifier, check_classifiable, classes_of, make_classifier
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer, WordPieceTokenizer
@@ -194,19 +200,20 @@ class Classification:
 
 def prepare_classification(config: ClassifyConfig, loaded: Loaded, console: Console) -> Classification:
     """The task of these settings: the examples are read and told, and the model is given its head."""
+    check_classifiable(loaded.model)
     data = labelled_data(config, console)
     longest = loaded.model.config.context
     if config.context > longest:
         raise ValueError(f"--context {config.context:,}: the model takes {longest:,} tokens")
     context = config.context or longest
+    tokenizer = loaded.tokenizer if classes_of(loaded.model) else with_beginning(loaded.tokenizer)
     with counting(console, "encoding the texts") as progress:
-        training = encode_texts(loaded.tokenizer, [e.text for e in data.training], context, progress)
-        held_out = encode_texts(loaded.tokenizer, [e.text for e in data.held_out], context)
+        training = encode_texts(tokenizer, [e.text for e in data.training], context, progress)
+        held_out = encode_texts(tokenizer, [e.text for e in data.held_out], context)
     _tell_lengths(np.concatenate([training.lengths, held_out.lengths]), context, console)
     pooling = "" if config.pooling == "auto" else config.pooling
-    padding = padding_of(loaded.tokenizer)
-    model = make_classifier(loaded.model, data.labels, pooling, padding, config.seed)
-    return Classification(config, model, loaded.tokenizer, data, training, held_out)
+    model = make_classifier(loaded.model, data.labels, pooling, padding_of(tokenizer), config.seed)
+    return Classification(config, model, tokenizer, data, training, held_out)
 
 
 def _tell_lengths(lengths: Array, context: int, console: Console) -> None:

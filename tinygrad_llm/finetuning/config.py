@@ -1,5 +1,6 @@
 """The settings that every kind of fine-tuning has. Annotations are not put off here, see `loop_config`."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
@@ -34,7 +35,7 @@ class FinetuneSettings:
     weights: Literal["float32", "int8"] = "float32"
     """How the weights that an adapter stands beside are kept."""
     blocks: int = -1
-    """How many of the last blocks are trained, besides the head; -1 all, and the embeddings too."""
+    """How many of the last blocks are trained, besides a head that is not the embedding; -1 all, the embeddings too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,8 @@ class FinetuneConfig(LoopConfig, FinetuneSettings):  # in this order the fields 
             raise ValueError(f"--validation-share {self.validation_share}: must lie between 0 and 1")
         if not 0 < self.epochs < 1e6:
             raise ValueError(f"--epochs {self.epochs}: must be positive")
+        if self.validation_data and self.validation_share != FinetuneSettings.validation_share:
+            raise ValueError("--validation-share: nothing of --data is held out where --validation-data is given")
         if self.context < 0 or self.context == 1:
             raise ValueError(f"--context {self.context}: must be at least 2, or 0 for as many as the model takes")
         if self.blocks < -1:
@@ -81,11 +84,12 @@ class FinetuneConfig(LoopConfig, FinetuneSettings):  # in this order the fields 
     def counted(self, examples: int, channels: int) -> Self:
         """These settings for so many examples and a model of that width: numbers of steps, and the learning rate, where
         there were none. Adam's rate goes with 1 / width, as in Yang et al. 2022, arXiv:2203.03466, table 3."""
-        each = max(1, round(examples / (self.batch_size * self.accumulate)))
+        batches = -(-examples // self.batch_size)
+        each = -(-batches // self.accumulate)
         return replace(
             self,
             learning_rate=self.learning_rate or self.peak_rate() * WIDTH / channels,
-            steps=self.steps or max(1, round(self.epochs * each)),
+            steps=self.steps or math.ceil(self.epochs * batches / self.accumulate),
             validate_every=self.validate_every or each,
             sample_every=self.sample_every or each,
             checkpoint_every=self.checkpoint_every or each,

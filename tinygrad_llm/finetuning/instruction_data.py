@@ -58,15 +58,15 @@ def instruction_data(config: InstructConfig, tokenizer: Tokenizer, context: int,
     """The examples that the settings ask for, as the tokenizer's template writes them; what they are, and what was left
     out and why, goes to the console.
 
-    No prompt that is held out is trained on. An example with more tokens than the context is left out, not cut.
-    DataError for files that cannot be used, and if nothing is left.
+    Nothing that is trained on begins like what is held out. An example with more tokens than the context is left out,
+    not cut. DataError for files that cannot be used, and if nothing is left.
     """
     dialogues = _read(config.data, console)
     if config.validation_data:
         held_out = _read(config.validation_data, console)
         training = without_prompts_of(dialogues, held_out)
         if left := len(dialogues) - len(training):
-            console.print(f"left out    examples to train on whose prompt is held out too: {left:,}")
+            console.print(f"left out    examples to train on that begin as one that is held out: {left:,}")
     else:
         training, held_out = split_dialogues(dialogues, config.validation_share, config.seed)
     with counting(console, "encoding the examples") as progress:

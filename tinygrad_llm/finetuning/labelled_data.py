@@ -11,7 +11,15 @@ from typing import NamedTuple
 from rich.console import Console
 
 from tinygrad_llm.data import DataError
-from tinygrad_llm.data.tables import Example, Table, distinct, read_table, stratified_split, without_texts_of
+from tinygrad_llm.data.tables import (
+    Example,
+    Table,
+    check_learnable,
+    distinct,
+    read_table,
+    stratified_split,
+    without_texts_of,
+)
 from tinygrad_llm.finetuning.classify_config import ClassifyConfig
 
 SHOWN = 40
@@ -38,6 +46,7 @@ def labelled_data(config: ClassifyConfig, console: Console) -> Labelled:
     labels. DataError for files that cannot be used, and for held-out labels that nothing is trained on for.
     """
     table = read_table(config.data, config.text_column, config.label_column)
+    check_learnable(config.data, table)
     _tell_table(config.data, table, console)
     examples = _distinct(table.examples, console)
     if config.validation_data:

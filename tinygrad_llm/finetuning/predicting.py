@@ -34,20 +34,27 @@ def encode_texts(
     context: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Encoded:
-    """Ids of each text as the model knows a text's beginning and end; of longer ones the first `context`."""
+    """Ids of each text, after those that the tokenizer puts before it; of longer ones the first `context`."""
     rows: list[Array] = []
     for low in range(0, len(texts), ENCODED):
         some = texts[low : low + ENCODED]
         if isinstance(tokenizer, WordPieceTokenizer):
             rows += [tokenizer.encode(text, disallowed_special=()) for text in some]
         else:
-            start = tokenizer.start_ids
+            start = tokenizer.conventions.before
             rows += [np.array([*start, *ids]) for ids in tokenizer.encode_batch(some, disallowed_special=())]
         progress(len(rows), len(texts))
     lengths = np.array([len(row) for row in rows])
     if isinstance(tokenizer, WordPieceTokenizer):
         return Encoded([cut_sentence(row, context) for row in rows], lengths)
     return Encoded([row[:context] for row in rows], lengths)
+
+
+def with_beginning(tokenizer: Tokenizer | WordPieceTokenizer) -> Tokenizer | WordPieceTokenizer:
+    """The tokenizer, with the convention that a text begins as those did that the model was trained on before."""
+    if isinstance(tokenizer, WordPieceTokenizer):
+        return tokenizer
+    return tokenizer.with_conventions(tokenizer.conventions._replace(before=tokenizer.start_ids))
 
 
 def padding_of(tokenizer: Tokenizer | WordPieceTokenizer) -> int:

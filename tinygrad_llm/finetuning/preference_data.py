@@ -12,7 +12,12 @@ from rich.console import Console
 
 from tinygrad_llm.data import DataError
 from tinygrad_llm.data.dialogues import split_dialogues, without_prompts_of
-from tinygrad_llm.data.preferences import Preference, distinct_preferences, read_preferences
+from tinygrad_llm.data.preferences import (
+    Preference,
+    distinct_preferences,
+    read_preferences,
+    without_contradictions,
+)
 from tinygrad_llm.finetuning.dpo_config import DpoConfig
 from tinygrad_llm.finetuning.packing import shifted
 from tinygrad_llm.finetuning.templates import Encoded, encode_dialogues
@@ -55,15 +60,15 @@ def preference_data(config: DpoConfig, tokenizer: Tokenizer, context: int, conso
 
     What they are, and what was left out and why, goes to the console.
 
-    No prompt that is held out is trained on. A pair with more tokens than the context is left out, not cut. DataError
-    for files that cannot be used, and if nothing is left.
+    Nothing that is trained on begins like what is held out. A pair with more tokens than the context is left out, not
+    cut. DataError for files that cannot be used, and if nothing is left.
     """
     pairs = _read(config.data, console)
     if config.validation_data:
         held_out = _read(config.validation_data, console)
         training = without_prompts_of(pairs, held_out)
         if left := len(pairs) - len(training):
-            console.print(f"left out    pairs to train on whose prompt is held out too: {left:,}")
+            console.print(f"left out    pairs to train on that begin as one that is held out: {left:,}")
     else:
         training, held_out = split_dialogues(pairs, config.validation_share, config.seed)
     everything = [*training, *held_out]
@@ -103,9 +108,12 @@ def _read(path: str, console: Console) -> list[Preference]:
         if lines:
             listed = ", ".join(f"{line:,}" for line in lines[:LISTED]) + (" ..." if lines[LISTED:] else "")
             console.print(f"left out    pairs of which {what}: {len(lines):,} (line {listed})")
-    pairs = distinct_preferences(found.pairs)
-    if repeated := len(found.pairs) - len(pairs):
+    distinct = distinct_preferences(found.pairs)
+    if repeated := len(found.pairs) - len(distinct):
         console.print(f"left out    repetitions of a pair: {repeated:,}")
+    pairs = without_contradictions(distinct)
+    if contradicting := len(distinct) - len(pairs):
+        console.print(f"left out    pairs that stand there the other way round too: {contradicting:,}")
     return pairs
 
 

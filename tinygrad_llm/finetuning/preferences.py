@@ -30,6 +30,7 @@ from tinygrad_llm.generation.answers import answer_prompts
 from tinygrad_llm.generation.chat import turn_ends
 from tinygrad_llm.generation.loading import Loaded
 from tinygrad_llm.models import Decoder
+from tinygrad_llm.nn import Dropout
 from tinygrad_llm.tape import Array
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
@@ -61,8 +62,11 @@ class PreferenceOptimization:
         self.lengths = np.array([max(len(ids) for ids, _ in both) for both in data.training.sequences])
         count = len(data.held_out.sequences)
         self.measured = np.sort(random.stream(config.seed, "measured during training").permutation(count)[:MEASURED])
-        prompts = [plain_messages(pair.prompt) for pair in data.held_out.preferences]
-        first = sorted(prompts.index(prompt) for prompt in set(prompts))  # each once, however many pairs it has
+        self.alike: dict[str, list[int]] = {}
+        """Places of the held-out pairs of each prompt."""
+        for place, pair in enumerate(data.held_out.preferences):
+            self.alike.setdefault(plain_messages(pair.prompt), []).append(place)
+        first = [places[0] for places in self.alike.values()]
         order = random.stream(config.seed, "answered").permutation(len(first))
         self.answered = [first[place] for place in order[: max(SAMPLES, config.answered)]]
         self.ends = frozenset(turn_ends(tokenizer).values())
@@ -179,8 +183,11 @@ class PreferenceOptimization:
         """Shares of the answers that match what was chosen, and what was rejected, for their prompts."""
         if not answers:
             return {}
-        pairs = [self.data.held_out.preferences[place] for place in self.answered[: len(answers)]]
-        both = [[match(answer, d.answer).exact for d in pair] for answer, pair in zip(answers, pairs, strict=True)]
+        preferences, both = self.data.held_out.preferences, []
+        for answer, place in zip(answers, self.answered, strict=False):
+            pairs = [preferences[other] for other in self.alike[plain_messages(preferences[place].prompt)]]
+            sides = zip(*pairs, strict=True)  # all that were chosen, and all that were rejected
+            both.append([max(match(answer, dialogue.answer).exact for dialogue in side) for side in sides])
         chosen, rejected = np.mean(both, axis=0).tolist()
         return {"answers_chosen": chosen, "answers_rejected": rejected}
 
@@ -232,6 +239,9 @@ def weights_digest(model: Decoder) -> str:
 def prepare_preferences(config: DpoConfig, loaded: Loaded, console: Console) -> PreferenceOptimization:
     """The task of these settings: the pairs are read and told, and the model has the tokens of the template."""
     model, tokenizer, added = fitted_decoder(config, loaded)
+    for module in model.modules():  # what is measured before training drops nothing either: both see the same model
+        if isinstance(module, Dropout):
+            module.p = 0.0
     data = preference_data(config, tokenizer, config.context or model.config.context, console)
     tell_template(tokenizer, added, console)
     return PreferenceOptimization(config, model, tokenizer, data)

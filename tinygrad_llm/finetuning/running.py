@@ -21,6 +21,7 @@ from tinygrad_llm.models.adapters import LoRASettings, attach, sizes
 from tinygrad_llm.models.pretrained import Pretrained
 from tinygrad_llm.nn.quantized import quantize
 from tinygrad_llm.parallel.options import Crew
+from tinygrad_llm.parallel.sharing import blocks_of
 from tinygrad_llm.tokenizer import Tokenizer, WordPieceTokenizer
 from tinygrad_llm.training.checkpoints import Saver, WholeModel
 from tinygrad_llm.training.loop import Task
@@ -28,6 +29,7 @@ from tinygrad_llm.training.metrics import read_metrics
 from tinygrad_llm.training.progress import counting, waiting
 from tinygrad_llm.training.running import run_folder, run_task, settled
 from tinygrad_llm.training.runs import RunFiles
+from tinygrad_llm.weights.adapters import CONFIG as ADAPTER_CONFIG
 
 NEW_HEADS = "score", "classifier", "pooler"
 """Parts of a model that are trained besides an adapter, if it has them: they begin with random numbers."""
@@ -123,9 +125,16 @@ def adapted(model: Pretrained, config: FinetuneConfig, base: Path, console: Cons
     """Settle what of the model is trained, an adapter or weights of its own, and so what is saved of it."""
     if not config.lora:
         freeze(model, config.blocks)
+        if not any(parameter.requires_grad and parameter.ndim > 1 for parameter in model.parameters()):
+            raise ValueError("--blocks 0: only a norm would be trained, as the head is the embedding; train a block")
         return WholeModel(model)
     settings = LoRASettings.parse(config.lora)
     heads = [name for name in NEW_HEADS if getattr(model, name, None) is not None]
+    if not heads and (base / ADAPTER_CONFIG).exists():
+        raise ValueError(
+            f"--lora: {base} is an adapter itself, and an adapter on another could not be read elsewhere; merge it "
+            f"first: tinygrad-llm convert {base} merged"
+        )
     if config.weights != "float32":
         if heads:
             raise ValueError(f"--weights {config.weights}: with a new head, all weights are saved, in float32 only")
@@ -133,6 +142,8 @@ def adapted(model: Pretrained, config: FinetuneConfig, base: Path, console: Cons
             quantize(model, config.weights, progress)
     attach(model, settings, config.seed, heads)
     count = sizes(model)
+    if not count.trained:
+        raise ValueError(f"--lora {config.lora}: nothing would be trained; give a rank of at least 1, as in r=8")
     trained, frozen = f"{count.trained_bytes / 1e6:,.1f} MB", f"{count.frozen_bytes / 1e6:,.1f} MB"
     console.print(f"adapter     {count.trained:,} numbers are trained ({trained}) beside {count.frozen:,} ({frozen})")
     if heads:
@@ -144,7 +155,7 @@ def freeze(model: Any, blocks: int) -> None:
     """Train only what stands after the blocks, and the last `blocks` of these; -1 trains everything."""
     if blocks == -1:
         return
-    stack = list(model.blocks)
+    stack = blocks_of(model)
     if blocks > len(stack):
         raise ValueError(f"--blocks {blocks}: the model has {len(stack)}")
     lower = {id(p) for block in stack[: len(stack) - blocks] for p in block.parameters()}
@@ -166,6 +177,10 @@ def _before(task: FinetuneTask, run: Path, console: Console) -> dict[str, Any]:
     file = run / BEFORE
     if not file.exists():
         measured = task.measure_before(console)
-        atomic_write(file, json.dumps(measured, indent=2).encode() + b"\n")
+        kept = {"data": task.data_digest, "measured": measured}
+        atomic_write(file, json.dumps(kept, indent=2).encode() + b"\n")
         return measured
-    return json.loads(file.read_text(encoding="utf-8"))
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    if kept["data"] != task.data_digest:
+        raise ValueError(f"{file}: was measured on other examples than these; begin another run with --out")
+    return dict(kept["measured"])

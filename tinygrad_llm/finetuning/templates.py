@@ -40,7 +40,7 @@ ALPACA = (
 )
 """Alpaca's two prompts, with and without an input, and further turns in the same way; a system's message stands in the
 place of the first sentences. It needs no special tokens but those that begin and end a text. Source: Taori et al. 2023,
-https://github.com/tatsu-lab/stanford_alpaca."""
+https://github.com/tatsu-lab/stanford_alpaca, with the line end before the answer that alpaca-lora has."""
 
 CHATML_TOKENS = "<|im_start|>", "<|im_end|>"
 
@@ -79,8 +79,7 @@ def with_template(tokenizer: Tokenizer, name: TemplateName) -> Tokenizer:
             raise ValueError("--template alpaca: the tokenizer has no token that ends a text; take chatml")
         starts = conventions.bos_id if conventions.bos_id is not None else tokenizer.start_ids[0]
         conventions = conventions._replace(chat_template=ALPACA, eos_id=ends, bos_id=starts)
-    v = tokenizer.vocabulary
-    return Tokenizer(v.tokens, v.merges, names, v.pattern, v.whole_words, v.normal_form, conventions)
+    return tokenizer.with_conventions(conventions, names)
 
 
 def fitted_decoder(config: InstructConfig | DpoConfig, loaded: Loaded) -> tuple[Decoder, Tokenizer, int]:

@@ -153,6 +153,12 @@ def classes_of(model: Pretrained) -> tuple[str, ...]:
     return ()
 
 
+def check_classifiable(model: Pretrained) -> None:
+    """ValueError for an encoder-decoder."""
+    if not isinstance(model, (Classifier, Decoder, Bert)):
+        raise ValueError(f"a {type(model).__name__} reads and writes; a classifier stands on a decoder or an encoder")
+
+
 def make_classifier(
     model: Pretrained, labels: Sequence[str], pooling: str = "", padding: int = -1, seed: int = 0
 ) -> Classifier | Bert:
@@ -166,8 +172,8 @@ def make_classifier(
         known, model = model, model.body
         if known.config.labels == tuple(labels) and pooling in ("", known.config.pooling):
             return known
-    if not isinstance(model, (Decoder, Bert)):
-        raise ValueError(f"a {type(model).__name__} reads and writes; a classifier stands on a decoder or an encoder")
+    check_classifiable(model)
+    assert isinstance(model, (Decoder, Bert))
     if not pooling:
         pooling = "last" if isinstance(model, Decoder) else "first" if model.pooler is not None else "mean"
     if pooling == "first":

@@ -301,6 +301,11 @@ class Tokenizer:
             return (self.conventions.bos_id,)
         return (self.separator_id,)
 
+    def with_conventions(self, conventions: Conventions, special_tokens: dict[str, int] | None = None) -> Tokenizer:
+        """The same vocabulary with other conventions, and other special tokens if some are given."""
+        v, names = self.vocabulary, self.special_tokens if special_tokens is None else special_tokens
+        return Tokenizer(v.tokens, v.merges, names, v.pattern, v.whole_words, v.normal_form, conventions)
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token. Raises ValueError for an unknown id."""
         return self.decode_bytes([token_id])
