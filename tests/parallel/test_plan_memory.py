@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.parallel.plan_memory import (
     all_memory,
     buffers,
@@ -16,6 +17,7 @@ from tinygrad_llm.parallel.plan_memory import (
 )
 from tinygrad_llm.parallel.plan_models import NAMED, ModelSizes, gpt, llama
 from tinygrad_llm.parallel.plan_setup import FLOAT32, MIXED, Machine, Setup, check, chunk_layers, rank_layers
+from tinygrad_llm.parallel.stages import staged
 
 ZERO = {  # Rajbhandari et al. 2019, table 1: GB with stages 1, 2, 3 of 7.5, 128 and 1000 billion parameters
     4: ((52.5, 41.3, 30), (896, 704, 512), (7000, 5500, 4000)),
@@ -118,6 +120,16 @@ def test_parameters_of_the_ranks_add_up():
     assert [rank_layers(SMALL, Setup(16, pp=3), r) for r in range(3)] == [2, 2, 1]
     assert chunk_layers(SMALL, Setup(16, pp=2, chunks=2)) == [2, 1, 1, 1]
     assert [rank_layers(SMALL, Setup(16, pp=2, chunks=2), r) for r in range(2)] == [3, 2]
+
+
+@pytest.mark.parametrize(("layers", "pp", "chunks"), [(7, 3, 1), (5, 2, 2), (6, 3, 1), (11, 2, 3), (4, 4, 1)])
+def test_layers_are_cut_as_the_program_cuts_them(layers, pp, chunks):
+    model = GPT(GPTConfig(vocab_size=9, context=4, channels=4, layers=layers, heads=1))
+    _, stages = staged(model, pp * chunks)
+    found = [len({name.split(".")[1] for name, _ in named if name.startswith("blocks")}) for named in stages]
+    setup = Setup(4, pp=pp, chunks=chunks, schedule="interleaved" if chunks > 1 else "1f1b")
+    assert chunk_layers(gpt("", layers, 4, 1), setup) == found
+    assert found[0] >= found[-1], "the last stage has the head as well"
 
 
 def test_the_ends_of_the_pipeline():

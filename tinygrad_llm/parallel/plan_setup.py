@@ -7,6 +7,7 @@ from typing import Literal
 
 from tinygrad_llm.parallel.plan_models import ModelSizes
 from tinygrad_llm.parallel.schedules import SCHEDULES, rank_of
+from tinygrad_llm.parallel.stages import layers_of
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -101,10 +102,9 @@ def check(model: ModelSizes, setup: Setup) -> None:
 
 
 def chunk_layers(model: ModelSizes, setup: Setup) -> list[int]:
-    """Layers of each stage, in order, as equal as can be, the first ones with one more."""
+    """Layers of each stage, in order, as the ranks of a pipeline share them out."""
     stages = setup.pp * setup.chunks
-    each, rest = divmod(model.layers, stages)
-    return [each + (stage < rest) for stage in range(stages)]
+    return [len(layers_of(stage, stages, model.layers)) for stage in range(stages)]
 
 
 def rank_layers(model: ModelSizes, setup: Setup, rank: int) -> int:

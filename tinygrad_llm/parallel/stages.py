@@ -39,8 +39,10 @@ def head_tag(microbatch: int) -> int:
 
 
 def layers_of(stage: int, stages: int, layers: int) -> range:
-    """The blocks of a stage, as many as in any other or one more or less."""
-    return range(stage * layers // stages, (stage + 1) * layers // stages)
+    """The blocks of a stage: as many for each, or one more for the first ones, as the last one has the head as well."""
+    each, more = divmod(layers, stages)
+    begin = stage * each + min(stage, more)
+    return range(begin, begin + each + (stage < more))
 
 
 def staged(model: Module, stages: int) -> tuple[Decoder, list[list[Named]]]:
