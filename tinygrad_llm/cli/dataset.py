@@ -15,10 +15,12 @@ from tinygrad_llm.data.conversations import conversation_examples
 from tinygrad_llm.data.example_sets import ExampleSet, write_examples
 from tinygrad_llm.data.inflections import inflection_examples, wrong_inflection_examples
 from tinygrad_llm.data.standard_library import contrast_examples, module_examples, question_examples
+from tinygrad_llm.finetuning.rehearsal import rehearsal_examples
+from tinygrad_llm.generation.loading import load_pretrained
 from tinygrad_llm.study.lookup import refuse_existing
-from tinygrad_llm.training.progress import waiting
+from tinygrad_llm.training.progress import counting, waiting
 
-Name = Literal["docstrings", "questions", "inflections", "conversations", "preferences"]
+Name = Literal["docstrings", "questions", "inflections", "conversations", "preferences", "rehearsal"]
 
 KINDS = {"docstrings": "classify", "preferences": "dpo"}
 """What the others are not for: finetune instruct."""
@@ -33,6 +35,7 @@ def dataset(
     held_out: Path | None = None,
     classes: Annotated[int | None, Parameter(validator=Number(gte=2), show_default=False)] = None,
     of: Annotated[Literal["questions", "inflections"] | None, Parameter(show_default=False)] = None,
+    model: Annotated[str, Parameter(show_default=False)] = "",
     seed: int = 0,
     force: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -41,7 +44,8 @@ def dataset(
     docstrings: text of the standard library, and the module it is from. questions: what something of it does, and the
     first line of its docstring. inflections (package lemminflect): past tenses, plurals ..., with one right answer.
     conversations (package chatterbot-corpus): what is said in turns. preferences: a question, a right and a wrong
-    answer.
+    answer. rehearsal: what a model answers to general questions now, to be learned along with other examples (in one
+    file with them), so that it does not forget how to.
 
     Parameters
     ----------
@@ -56,6 +60,8 @@ def dataset(
     of
         preferences: of questions, where the wrong answer is the line of something else, or of inflections, where it is
         a wrong form, as "goed"; by default questions.
+    model
+        rehearsal: whose answers; a folder, a GGUF file, or smollm2.
     seed
         Decides what is chosen, and what is held out.
     force
@@ -65,13 +71,19 @@ def dataset(
         raise ValueError(f"--classes is for docstrings, not for {name}; leave it out")
     if of is not None and name != "preferences":
         raise ValueError(f"--of is for preferences, not for {name}; leave it out")
+    if bool(model) != (name == "rehearsal"):
+        raise ValueError("--model is for rehearsal, which needs it: a folder, a GGUF file, or smollm2")
     measured = held_out or out.with_name(f"{out.stem}-held-out{out.suffix}")
     if measured.absolute() == out.absolute():
         raise ValueError(f"{out}: the examples that are held out need a file of their own")
     for file in (out, measured):
         refuse_existing(file, force)
-    with waiting(plain_console(stderr=True), f"making {name}"):
-        found = _made(name, classes or CLASSES, of or "questions", seed)
+    if name == "rehearsal":
+        with counting(plain_console(stderr=True), f"asking {model}") as progress:
+            found = rehearsal_examples(load_pretrained(model), seed, progress)
+    else:
+        with waiting(plain_console(stderr=True), f"making {name}"):
+            found = _made(name, classes or CLASSES, of or "questions", seed)
     for file, examples in ((out, found.training), (measured, found.held_out)):
         write_examples(file, examples)
     console = plain_console()
