@@ -1,5 +1,6 @@
 """Memory of a plan: the tables of the papers, and what our own models keep."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from tinygrad_llm.parallel.plan_memory import (
 )
 from tinygrad_llm.parallel.plan_models import NAMED, ModelSizes, gpt, llama
 from tinygrad_llm.parallel.plan_setup import FLOAT32, MIXED, Machine, Setup, check, chunk_layers, rank_layers
+from tinygrad_llm.parallel.schedules import schedule
 from tinygrad_llm.parallel.stages import staged
 
 ZERO = {  # Rajbhandari et al. 2019, table 1: GB with stages 1, 2, 3 of 7.5, 128 and 1000 billion parameters
@@ -99,7 +101,7 @@ def test_the_first_rank_holds_what_the_formula_says(schedule, v):
     setup = Setup(2048, pp=8, tp=8, chunks=v, schedule=schedule, microbatches=32)
     memory = all_memory(model, setup)
     layers = first_stage_activations(model, setup)
-    assert memory[0].activations == pytest.approx(layers + 8 * ends_activations(model, setup, 0))
+    assert memory[0].activations == pytest.approx(layers + (8 if v == 1 else 16) * ends_activations(model, setup, 0))
     assert memory[0].held == (8 if v == 1 else 31)
     assert memory[-1].activations < memory[0].activations
     assert [rank.layers for rank in memory] == [12] * 8
@@ -146,6 +148,21 @@ def test_the_ends_of_the_pipeline():
     }
     assert {name: rank.held for name, rank in held.items()} == {"gpipe": 4, "1f1b": 1, "zb-h1": 2}
     assert held["gpipe"].activations == 4 * held["1f1b"].activations == 2 * held["zb-h1"].activations
+
+
+@pytest.mark.parametrize(
+    ("name", "v"), [("gpipe", 1), ("1f1b", 1), ("zb-h1", 1), *(("interleaved", v) for v in (1, 2, 3))]
+)
+def test_the_ends_hold_as_many_microbatches_as_in_the_schedule(name, v):
+    model = gpt("", 24, 8, 1, 50, 16)
+    for p, m in ((2, 2), (2, 4), (2, 8), (4, 4), (4, 8), (4, 16)):
+        setup = Setup(16, pp=p, microbatches=m, schedule=name, chunks=v)
+        orders, memory = schedule(name, p, m, v), all_memory(model, setup)
+        for pp, stage in ((0, 0), (p - 1, p * v - 1)):
+            steps = [{"F": 1, "B": -1, "W": -1}.get(op.kind, 0) for op in orders[pp] if op.stage == stage]
+            ends = max(itertools.accumulate(steps)) * ends_activations(model, setup, pp)
+            layers = memory[pp].held * 24 / (p * v) * layer_activations(model, setup)
+            assert memory[pp].activations == pytest.approx(layers + ends)
 
 
 def test_buffers_are_for_what_is_gathered_and_worked_out_again():
@@ -196,5 +213,5 @@ def test_chunks_of_unequal_length_count_as_the_longest():
     first, second = all_memory(SMALL, setup)
     assert (first.layers, second.layers) == (3, 2)
     layer = layer_activations(SMALL, setup)
-    assert first.activations == first.held * 2 * layer + 2 * ends_activations(SMALL, setup, 0)
+    assert first.activations == first.held * 2 * layer + 4 * ends_activations(SMALL, setup, 0)
     assert second.activations == second.held * layer + ends_activations(SMALL, setup, 1)

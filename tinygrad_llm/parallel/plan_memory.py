@@ -152,16 +152,25 @@ def buffers(model: ModelSizes, setup: Setup, pp: int) -> float:
     return size
 
 
+def _ends_held(setup: Setup, pp: int, held: int) -> int:
+    """Of how many microbatches a rank holds at once what lies outside of the layers.
+
+    With several chunks the embeddings are in the first one of the first rank: it begins with a group of p microbatches,
+    and the next p come before the gradients of the first have gone back through all chunks. The head is in the last
+    chunk, where backward follows forward.
+    """
+    if setup.chunks == 1:
+        return held
+    return min(2 * setup.pp, setup.microbatches) if pp == 0 else 1
+
+
 def rank_memory(model: ModelSizes, setup: Setup, pp: int) -> RankMemory:
     """What the ranks at a place of the pipeline hold when it is most."""
     count = rank_parameters(model, setup, pp)
     held = closed_peak(setup.schedule, pp, setup.pp, setup.microbatches, setup.chunks)
     longest = max(chunk_layers(model, setup)[pp :: setup.pp])
     activations = held * longest * layer_activations(model, setup)
-    ends_held = held
-    if setup.schedule == "interleaved":  # the embeddings' chunk is the first, the head's is the last
-        ends_held = min(setup.pp, setup.microbatches) if pp == 0 else 1
-    activations += ends_held * ends_activations(model, setup, pp)
+    activations += _ends_held(setup, pp, held) * ends_activations(model, setup, pp)
     parameters, gradients, optimizer = zero_bytes(count, setup.zero, setup.dp, setup.precision)
     layers = rank_layers(model, setup, pp)
     return RankMemory(pp, layers, count, held, parameters, gradients, optimizer, activations, buffers(model, setup, pp))
