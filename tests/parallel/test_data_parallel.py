@@ -10,6 +10,7 @@ from tinygrad_llm.models import GPT, GPTConfig
 from tinygrad_llm.optim import SGD, AdamW, Muon
 from tinygrad_llm.parallel.data_parallel import DataRanks
 from tinygrad_llm.parallel.loopback import Loopback
+from tinygrad_llm.parallel.mesh import RanksError
 from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.training import Batch, TrainConfig, training_step
 
@@ -195,3 +196,19 @@ def test_parts_that_cannot_be_shared_out_evenly():
 def test_an_unknown_stage():
     with pytest.raises(ValueError, match="--zero 4: must be 0, 1, 2 or 3"):
         shared(1, 4)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_a_loss_that_goes_through_the_model_twice_is_refused(zero):
+    class Twice(Random):
+        def loss(self, model, batch):
+            return super().loss(model, batch) + super().loss(model, batch)
+
+    def main(comm):
+        model = GPT(SIZES, seed=1)
+        ranks = DataRanks(comm, model, adamw, zero)
+        config = TrainConfig(steps=9, warmup=0, learning_rate=0.01, accumulate=2)
+        with pytest.raises(RanksError, match="goes through the model more than once for a loss; give --dp 1"):
+            training_step(model.train(), ranks, Twice(), 0, config)
+
+    Loopback(2).run(main)

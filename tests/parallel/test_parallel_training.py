@@ -75,10 +75,16 @@ def test_a_run_goes_on_with_another_number_of_ranks(text, reference, tmp_path):
         (2, [], "mpiexec has started 2 processes, and --dp 1 uses 1: give --dp 2, or start fewer"),
         (2, ["--dp", "4"], "needs 4 ranks, and there are 2; start it with: mpiexec -n 4"),
         (2, ["--dp", "2", "--zero", "4"], "--zero 4: must be 0, 1, 2 or 3"),
+        (
+            3,
+            ["--dp", "3"],
+            "--dp 3: the 4 passes of a step cannot be shared out evenly; let --accumulate be a multiple",
+        ),
     ],
 )
 def test_what_cannot_be_shared_out_is_one_line(ranks, options, message, text, tmp_path):
     done = train(ranks, text, tmp_path / "run", *options)
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.strip().count("\n") == 0, done.stderr
+    assert not (tmp_path / "run").exists(), "nothing is written before"

@@ -27,6 +27,7 @@ from tinygrad_llm.optim.optimizer import block_squares
 from tinygrad_llm.optim.pairwise import PairwiseSum, take_gradients
 from tinygrad_llm.parallel.communicator import Communicator
 from tinygrad_llm.parallel.flat_space import Piece, Unit
+from tinygrad_llm.parallel.mesh import RanksError
 from tinygrad_llm.parallel.ranks import LossOf, joined
 from tinygrad_llm.parallel.sharing import Named, parts_of, passing
 from tinygrad_llm.parallel.waiting import Handle
@@ -91,12 +92,15 @@ class DataRanks:
 
     def __init__(self, comm: Communicator, model: Module, make_optimizer: MakeOptimizer, zero: int = 0) -> None:
         if zero not in (0, 1, 2, 3):
-            raise ValueError(f"--zero {zero}: must be 0, 1, 2 or 3")
+            raise RanksError(f"--zero {zero}: must be 0, 1, 2 or 3")
         self.comm, self.zero = comm, zero
         rest, blocks = parts_of(model)
         self.rest = [Share(rest, comm, zero)] if rest else []
         self.shares = [*self.rest, *(Share(named, comm, zero) for _, named in blocks)]
         self._waiting: list[Share] = []
+        """Whose gradients of the part are not there yet."""
+        self._entered: list[Share] = []
+        """Whose blocks the part has gone through."""
         self._pending: list[tuple[Share, Handle]] = []
         self._last_part, self._most = False, 0
         self._hooked: list[Module] = []
@@ -115,7 +119,7 @@ class DataRanks:
         if zero:
             self._update_as_parts()
         if zero and isinstance(self.optimizer, Muon):
-            raise ValueError(f"--zero {zero}: muon updates whole matrices; take --optimizer adamw, or --zero 0")
+            raise RanksError(f"--zero {zero}: muon updates whole matrices; take --optimizer adamw, or --zero 0")
         if zero == 3:
             for share in self.shares:
                 share.forget_weights()
@@ -125,7 +129,7 @@ class DataRanks:
     def parts(self, count: int) -> Sequence[int]:
         rank, size = self.comm.rank, self.comm.size
         if count % size:
-            raise ValueError(
+            raise RanksError(
                 f"--dp {size}: the {count} passes of a step cannot be shared out evenly; "
                 f"let --accumulate be a multiple of {size}"
             )
@@ -141,7 +145,7 @@ class DataRanks:
             share.set_weights(self._gathered(share))
         for number, part in enumerate(parts):
             self._last_part = number == len(parts) - 1
-            self._waiting = list(self.shares)
+            self._waiting, self._entered = list(self.shares), []
             loss = loss_of(part)
             loss.backward()
             losses.append(loss.item())
@@ -292,6 +296,9 @@ class DataRanks:
         def hooked(x: Tensor, *inputs: Any, **options: Any) -> Any:
             if not grad_enabled():
                 return self._with_weights(share, lambda x: forward(x, *inputs, **options), x)
+            if share in self._entered:  # the gradients of a second pass would come when the first one's are taken
+                raise RanksError("--dp: this training goes through the model more than once for a loss; give --dp 1")
+            self._entered.append(share)
             x = passing(x, lambda: self._take(share))
             if self.zero < 3:
                 return forward(x, *inputs, **options)

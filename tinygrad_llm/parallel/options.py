@@ -46,6 +46,10 @@ class ParallelOptions:
 
     def check(self) -> None:
         """RanksError where options do not go together."""
+        if self.zero not in (0, 1, 2, 3):
+            raise RanksError(f"--zero {self.zero}: must be 0, 1, 2 or 3")
+        if self.trace is not None and not self.trace.absolute().parent.is_dir():
+            raise RanksError(f"--trace {self.trace}: there is no folder {self.trace.absolute().parent}")
         if self.pp > 1 and self.zero:
             raise RanksError(f"--zero {self.zero}: the ranks of a pipeline divide the layers; give --zero 0, or --pp 1")
         if self.trace is not None and self.pp == 1:
