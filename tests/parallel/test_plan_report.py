@@ -80,7 +80,7 @@ def test_the_text():
         "pp rank 7, 12 layers",
         "dp  reduce_scatter  gradients                         1 x 5.65 GB    5.29 GB",
         "bubble 7.3 % of the ideal time",
-        "matrix products                   32 s   85.8 %",
+        "matrix products                   32 s   85.7 %",
         "days for 300 billion tokens",
         "(every rank is as slow as the slowest;",
         "memory      18.8 GB of 80 GB on the fullest rank: it fits",

@@ -1,14 +1,18 @@
 """Time of a plan: the whole runs of the papers, and each part by hand."""
 
+import itertools
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 
 from tinygrad_llm.parallel.plan_memory import rank_parameters
 from tinygrad_llm.parallel.plan_models import NAMED, gpt
 from tinygrad_llm.parallel.plan_setup import Machine, Setup
-from tinygrad_llm.parallel.plan_time import bubble, passes, seconds, step_time, training_days
+from tinygrad_llm.parallel.plan_time import bubble, exposed_transfer, passes, seconds, step_time, training_days
 from tinygrad_llm.parallel.plan_traffic import tp_traffic
+from tinygrad_llm.parallel.schedules import schedule
+from tinygrad_llm.parallel.simulation import simulate
 
 MODEL = gpt("small", 6, 24, 4, 100, 20)
 MACHINE = Machine(1e9, 1e6, 1e9, latency=1e-3)
@@ -80,11 +84,44 @@ def test_communication_of_tensor_parallelism_is_part_of_the_passes():
     assert idle.bubble == pytest.approx(work["F"] + work["I"] - work["W"] + idle.tp / 3)
 
 
-def test_the_pipeline_sends_while_it_fills_and_drains():
+@pytest.mark.parametrize(
+    ("name", "v"), [("gpipe", 1), ("1f1b", 1), ("zb-h1", 1), ("interleaved", 2), ("interleaved", 3)]
+)
+@pytest.mark.parametrize("durations", [(1, 1, 1), (10, 11, 9), (3, 4, 2), (1, 2, 1)])
+def test_messages_take_as_long_as_in_the_simulator(name, v, durations):
+    takes = dict(zip("FIW", map(Fraction, durations), strict=True))
+    for p, m in itertools.product((2, 3, 4), (1, 2, 3, 4, 6, 7, 12)):
+        if name == "interleaved" and m % p:
+            continue
+        orders, setup = schedule(name, p, m, v), Setup(16, pp=p, microbatches=m, schedule=name, chunks=v)
+        for hop in (takes["F"] / 100, takes["F"] / v, *([takes["W"] * 2 / 3] if name == "zb-h1" else ())):
+            longer = simulate(orders, takes, hop).total - simulate(orders, takes).total
+            assert exposed_transfer(setup, float(hop), durations[2]) == pytest.approx(float(longer)), (p, m, hop)
+
+
+@pytest.mark.parametrize(
+    ("name", "p", "m", "v", "hops"),
+    [
+        *[("gpipe", 8, 32, 1, 14), ("1f1b", 2, 8, 1, 8), ("1f1b", 4, 16, 1, 28), ("1f1b", 8, 32, 1, 68)],
+        *[("interleaved", 4, 16, 2, 14), ("interleaved", 8, 32, 2, 30)],
+        *[("zb-h1", 4, 16, 1, 12), ("zb-h1", 8, 32, 1, 28)],
+        *[("1f1b", 1, 8, 1, 0), ("interleaved", 1, 8, 2, 0)],
+    ],
+)
+def test_hops_that_nothing_hides(name, p, m, v, hops):
+    assert exposed_transfer(Setup(16, pp=p, microbatches=m, schedule=name, chunks=v), 1.0, 2.0) == hops
+
+
+def test_the_pipeline_waits_for_messages_and_copies_of_the_embedding_agree():
     setup = Setup(16, batch_size=2, pp=3, microbatches=4)
     hop = 1e-3 + 32 * 24 * 2 / 1e6
     tied = 2 * 1e-3 + 100 * 24 * 2 / 1e6
-    assert step_time(MODEL, setup, MACHINE).pp == pytest.approx(4 * hop + tied)
+    assert step_time(MODEL, setup, MACHINE).pp == pytest.approx((4 + 2 * 2) * hop + tied)
+    fast = replace(MACHINE, flops=1e3)  # W hides what it can
+    split = replace(setup, schedule="zb-h1", microbatches=9)
+    assert step_time(MODEL, split, fast).pp == pytest.approx((4 + 2 * 2) * hop + tied)
+    slow = replace(MACHINE, flops=1e30)
+    assert step_time(MODEL, split, slow).pp == pytest.approx((4 + 2 * 5) * hop + tied)
 
 
 def test_gradients_hide_behind_backward_passes():

@@ -13,9 +13,9 @@ from tinygrad_llm.parallel.plan_traffic import Traffic, dp_traffic, pp_traffic, 
 from tinygrad_llm.parallel.simulation import closed_bubble
 
 ASSUMED = (
-    "every rank is as slow as the slowest; tp communication is not hidden, nor is pp where the pipeline fills and "
-    "drains; gradients hide behind backward passes (ZeRO 0 and 1: those of the last microbatch), ZeRO 3's gathers "
-    "behind both; the gather after the update is not hidden"
+    "every rank is as slow as the slowest; tp communication is not hidden; pp is, where the schedule lets a rank "
+    "compute meanwhile; gradients hide behind backward passes (ZeRO 0 and 1: those of the last microbatch), ZeRO 3's "
+    "gathers behind both; the gather after the update is not hidden"
 )
 """What the step time takes for granted."""
 UPDATE_BYTES = 28
@@ -68,6 +68,23 @@ def bubble(setup: Setup, durations: dict[str, float]) -> float:
     return float(closed_bubble(setup.schedule, setup.pp, setup.microbatches, setup.chunks, exact))
 
 
+def exposed_transfer(setup: Setup, hop: float, weights: float) -> float:
+    """Seconds by which messages between stages make a step longer, each of them taking ``hop``.
+
+    GPipe sends ``2 (p - 1)`` that nothing hides, while the pipeline fills and drains. In 1F1B, each rank waits for its
+    neighbour at every turn, but one in p: ``2 s`` more, with ``s = floor((m - 1) (p - 1) / p)``. ZB-H1 has W to do
+    meanwhile, `weights` seconds, for all but the first p - 1 of these s. Interleaved, microbatches come in groups of p,
+    of which others are computed meanwhile: ``2 (p v - 1)``, as long as a message takes no longer than a chunk's forward
+    pass. All equal what the simulator finds (see `simulation.simulate`).
+    """
+    p, m = setup.pp, setup.microbatches
+    if setup.chunks > 1:
+        return 2 * (p * setup.chunks - 1) * hop if p > 1 else 0.0
+    turns = {"gpipe": 0}.get(setup.schedule, (m - 1) * (p - 1) // p)
+    waits = min(turns, p - 1) if setup.schedule == "zb-h1" else turns
+    return 2 * (p - 1 + waits) * hop + (turns - waits) * max(0.0, 2 * hop - weights)
+
+
 def step_time(model: ModelSizes, setup: Setup, machine: Machine) -> StepTime:
     """The time of a step, under `ASSUMED`: ``m (F + I + W) (1 + bubble)``, and what is not hidden."""
     places = range(setup.pp)
@@ -84,7 +101,7 @@ def step_time(model: ModelSizes, setup: Setup, machine: Machine) -> StepTime:
         m * sum(work.values()),
         m * sending,
         idle,
-        2 * (setup.pp - 1) * hop + seconds(tied, machine),
+        exposed_transfer(setup, hop, durations["W"]) + seconds(tied, machine),
         max(_exposed(model, setup, machine, pp, durations) for pp in places),
         _update(model, setup, machine),
     )
