@@ -10,6 +10,7 @@ from tinygrad_llm.parallel.plan_models import NAMED, gpt
 from tinygrad_llm.parallel.plan_plot import draw, save_plot
 from tinygrad_llm.parallel.plan_report import amount, count, duration, lines, shown
 from tinygrad_llm.parallel.plan_setup import Machine, Setup
+from tinygrad_llm.parallel.plan_time import bubble, passes
 
 MACHINE = Machine(140e12, 25e9, 80e9, tp_link=300e9)
 GPT3 = make_plan(NAMED["gpt3-175b"], Setup(2048, dp=16, pp=8, tp=8, zero=1, microbatches=96, recompute="full"), MACHINE)
@@ -40,29 +41,39 @@ def test_knobs_keep_ranks_and_batch():
         GPT3,
         LLAMA,
         make_plan(NAMED["gpt2"], Setup(1024, dp=4, batch_size=6, recompute="selective"), MACHINE),
+        make_plan(NAMED["gpt2"], Setup(1024, dp=4, batch_size=5, recompute="full"), MACHINE),
+        make_plan(NAMED["gpt2"], Setup(1024, dp=4, batch_size=9), MACHINE),
+        make_plan(NAMED["gpt2"], Setup(1024, dp=4, batch_size=11), MACHINE),
     ):
         found = list(knobs(plan))
         assert len({text for text, _ in found}) == len(found)
         for text, other in found:
             assert (other.setup.ranks, other.setup.sequences) == (plan.setup.ranks, plan.setup.sequences), text
     texts = {text for text, _ in knobs(GPT3)}
-    assert {"--zero 2", "--recompute none", "--tp 16 --dp 8 --microbatches 192", "--schedule zb-h1"} <= texts
+    assert {"--zero 2", "--tp 16 --dp 8 --microbatches 192", "--schedule zb-h1"} <= texts
+    assert {"--recompute none", "--recompute selective"} <= texts
     assert "--tp 64 --dp 2 --microbatches 768" not in texts  # 96 heads
     assert "--recompute full" not in texts
     alone = {text: other.setup.ranks for text, other in knobs(make_plan(NAMED["gpt2"], Setup(1024), MACHINE))}
     assert alone["--tp 2, with 2 ranks"] == 2
     assert not any("zero" in text for text in alone)
-    batch = make_plan(NAMED["gpt2"], Setup(1024, batch_size=6, microbatches=2), MACHINE)
-    assert "--batch-size 3 --microbatches 4" in dict(knobs(batch))
+    for size, text in {6: "3 --microbatches 4", 5: "1 --microbatches 10", 9: "3 --microbatches 6", 11: "1 --m"}.items():
+        batch = make_plan(NAMED["gpt2"], Setup(1024, batch_size=size, microbatches=2), MACHINE)
+        assert [name for name, _ in knobs(batch) if name.startswith(f"--batch-size {text}")]
 
 
 def test_advice():
     assert advice(GPT3) == "it fits; --recompute none would be 33 % faster"
     best = dict(knobs(LLAMA))["--tp 2 --dp 4 --microbatches 2"]
     gain = best.tokens_per_second / LLAMA.tokens_per_second - 1
-    assert advice(LLAMA) == (
-        f"it does not fit; --tp 2 --dp 4 --microbatches 2 would: 63.4 GB, {100 * gain:.0f} % faster for each rank"
-    )
+    assert advice(LLAMA) == f"it does not fit; --tp 2 --dp 4 --microbatches 2 would: 63.4 GB, {100 * gain:.0f} % faster"
+    alone = make_plan(NAMED["gpt2-xl"], Setup(1024, recompute="full", microbatches=8), replace(MACHINE, memory=1e12))
+    fastest = max((other for _, other in knobs(alone)), key=lambda other: other.tokens_per_second)
+    assert fastest.setup.ranks == 2, "with more ranks, which does not make each of them faster"
+    assert advice(alone) == "it fits; --recompute none would be 32 % faster"
+    more = make_plan(NAMED["gpt2-xl"], Setup(1024, microbatches=8), replace(MACHINE, memory=26e9))
+    assert not more.fits
+    assert advice(more).endswith("% slower for each rank")
     assert advice(make_plan(NAMED["gpt2"], Setup(1024), MACHINE)).startswith("it fits, and no single change")
     several = advice(make_plan(NAMED["gpt3-175b"], Setup(2048, dp=1024), MACHINE))
     assert several.startswith("it does not fit, mostly for its optimizer; --tp 8 --dp 128 --microbatches 8 then --pp 8")
@@ -79,7 +90,7 @@ def test_the_text():
         "machine     140 TFLOP/s, 80 GB, 25 GB/s between ranks and 300 GB/s within tp",
         "pp rank 7, 12 layers",
         "dp  reduce_scatter  gradients                         1 x 5.65 GB    5.29 GB",
-        "bubble 7.3 % of the ideal time",
+        f"bubble {100 * 7 / 96:.1f} % of the ideal time",
         "matrix products                   32 s   85.7 %",
         "days for 300 billion tokens",
         "(every rank is as slow as the slowest;",
@@ -92,6 +103,16 @@ def test_the_text():
         assert part in alone
     assert "days" not in alone
     assert "within tp" not in alone
+
+
+def test_the_bubble_that_is_shown_is_the_time_of_waiting():
+    setup = Setup(2048, pp=8, tp=8, microbatches=32, schedule="zb-h1", recompute="full")
+    plan = make_plan(NAMED["gpt3-175b"], setup, MACHINE)
+    durations = plan.time.products + plan.time.tp
+    shown = next(line for line in lines(plan) if line.startswith("time of a step"))
+    assert f"bubble {100 * plan.time.bubble / durations:.1f} % of the ideal time" in shown
+    alone = passes(plan.model, setup, MACHINE, 7)
+    assert f"bubble {100 * bubble(setup, alone):.1f} %" not in shown, "without tp, and without the slowest of each pass"
 
 
 def test_a_long_pipeline_is_shown_in_part():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from tinygrad_llm.parallel.plan_memory import KINDS, RankMemory, all_memory
 from tinygrad_llm.parallel.plan_models import ModelSizes
-from tinygrad_llm.parallel.plan_setup import Machine, Setup, check
+from tinygrad_llm.parallel.plan_setup import Machine, Recompute, Setup, check
 from tinygrad_llm.parallel.plan_time import ASSUMED, StepTime, step_time
 from tinygrad_llm.parallel.plan_traffic import Traffic, rank_traffic
 
@@ -90,16 +90,13 @@ def knobs(plan: Plan) -> Iterator[tuple[str, Plan]]:
     changes: list[tuple[str, dict[str, Any]]] = []
     if setup.dp > 1 and setup.zero < 3:
         changes.append((f"--zero {setup.zero + 1}", {"zero": setup.zero + 1}))
-    if setup.recompute == "none":
-        changes.append(("--recompute selective", {"recompute": "selective"}))
-    if setup.recompute != "full":
-        changes.append(("--recompute full", {"recompute": "full"}))
-    if setup.recompute != "none":
-        changes.append(("--recompute none", {"recompute": "none"}))
-    if setup.batch_size > 1:
-        half = setup.batch_size // 2
-        more = {"batch_size": half, "microbatches": setup.microbatches * setup.batch_size // half}
-        changes.append((f"--batch-size {half} --microbatches {more['microbatches']}", more))
+    for other in get_args(Recompute):
+        if other != setup.recompute:
+            changes.append((f"--recompute {other}", {"recompute": other}))
+    if setup.batch_size > 1:  # the same batch in more and smaller parts
+        parts = next((n for n in (2, 3, 5, 7) if setup.batch_size % n == 0), setup.batch_size)
+        more = {"batch_size": setup.batch_size // parts, "microbatches": setup.microbatches * parts}
+        changes.append((f"--batch-size {more['batch_size']} --microbatches {more['microbatches']}", more))
     for name in ("tp", "pp"):
         for factor in (2, 4, 8):
             size = factor * getattr(setup, name)
@@ -124,17 +121,12 @@ def advice(plan: Plan) -> str:
     """Which knob to turn, in a sentence."""
     tried = list(knobs(plan))
     fitting = [(text, other) for text, other in tried if other.fits]
+    text, best = max(fitting, key=lambda pair: _speed(pair[1]), default=("", plan))
     if plan.fits:
-        faster = min(fitting, key=lambda pair: pair[1].time.total / pair[1].step_tokens, default=None)
-        if (
-            faster
-            and faster[1].tokens_per_second / faster[1].setup.ranks > 1.02 * plan.tokens_per_second / plan.setup.ranks
-        ):
-            gain = faster[1].tokens_per_second / plan.tokens_per_second - 1
-            return f"it fits; {faster[0]} would be {100 * gain:.0f} % faster"
+        if _speed(best) > 1.02 * _speed(plan):
+            return f"it fits; {text} would be {_change(plan, best)}"
         return "it fits, and no single change makes it faster by more than 2 %"
     if fitting:
-        text, best = max(fitting, key=lambda pair: pair[1].tokens_per_second / pair[1].setup.ranks)
         return f"it does not fit; {text} would: {best.fullest.total / 1e9:.1f} GB, {_change(plan, best)}"
     largest = max(KINDS, key=lambda kind: getattr(plan.fullest, kind))
     path: list[str] = []
@@ -155,6 +147,12 @@ def advice(plan: Plan) -> str:
     )
 
 
+def _speed(plan: Plan) -> float:
+    """Tokens per second of each rank: a change that needs more ranks must be worth them."""
+    return plan.tokens_per_second / plan.setup.ranks
+
+
 def _change(plan: Plan, other: Plan) -> str:
-    ratio = other.tokens_per_second / other.setup.ranks / (plan.tokens_per_second / plan.setup.ranks)
-    return f"{100 * abs(ratio - 1):.0f} % {'faster' if ratio >= 1 else 'slower'} for each rank"
+    ratio = _speed(other) / _speed(plan)
+    each = " for each rank" if other.setup.ranks != plan.setup.ranks else ""
+    return f"{100 * abs(ratio - 1):.0f} % {'faster' if ratio >= 1 else 'slower'}{each}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tinygrad_llm.parallel.plan import Plan, advice
 from tinygrad_llm.parallel.plan_memory import KINDS, RankMemory
-from tinygrad_llm.parallel.plan_time import ASSUMED, bubble, passes
+from tinygrad_llm.parallel.plan_time import ASSUMED
 
 SHOWN = 8
 """Places of a pipeline that are shown; of a longer one the first two, the fullest and the last."""
@@ -105,9 +105,9 @@ def _traffic(plan: Plan) -> Iterator[str]:
 
 
 def _time(plan: Plan, tokens: float) -> Iterator[str]:
-    time, setup = plan.time, plan.setup
-    slowest = passes(plan.model, setup, plan.machine, setup.pp - 1)
-    share = f"bubble {100 * bubble(setup, slowest):.1f} % of the ideal time" if setup.pp > 1 else "no bubble"
+    time = plan.time
+    idle = time.bubble / (time.products + time.tp)
+    share = f"bubble {100 * idle:.1f} % of the ideal time" if plan.setup.pp > 1 else "no bubble"
     yield f"time of a step: {duration(time.total)}; {share}"
     named = {
         "products": "matrix products",
