@@ -90,6 +90,11 @@ def test_the_picture(capsys, tmp_path):
         (["gpt2", "--memory=-3"], "not '-3'"),
         (["gpt2", "--memory", "1..2"], "not '1..2'"),
         (["gpt2", "--recompute", "some"], "--recompute"),
+        (["gpt2", "--tp", "5"], "tp=5 does not divide the 12 heads"),
+        (["gpt2", "--pp", "13"], "pp=13 needs as many layers, and gpt2 has 12"),
+        (["gpt2", "--schedule", "interleaved", "--pp", "2"], "1 microbatches are not a multiple of pp=2"),
+        (["gpt2", "--chunks", "2", "--pp", "2"], "1f1b: 2 chunks on a rank; only interleaved has more than one"),
+        (["llama2-70b", "--tp", "16"], "tp=16 does not divide the 64 heads, 8 of them with keys and values"),
     ],
 )
 def test_wrong_usage_is_status_2(capsys, arguments, message):
@@ -108,9 +113,7 @@ def test_what_cannot_be_done_is_status_1(capsys, tmp_path):
         (["--layers=2", "--channels=8", "--heads=4", "--kv-heads=3"], "--heads 4 is not a multiple of --kv-heads 3"),
         (["gpt2", "--layers", "3"], "--layers: gpt2 has its own"),
         (["gpt9"], "gpt9: neither a folder"),
-        (["gpt2", "--tp", "5"], "tp=5 does not divide the 12 heads"),
-        (["gpt2", "--pp", "13"], "pp=13 needs as many layers, and gpt2 has 12"),
-        (["gpt2", "--schedule", "interleaved", "--pp", "2"], "1 microbatches are not a multiple of pp=2"),
+        (["gpt2", "--time", "1025"], "1025 tokens in a sequence, but gpt2 has 1024 positions"),
         (["gpt2", "--json", tmp_path / "old.json"], "exists already"),
         (["gpt2", "--plot", tmp_path / "x.svg"], "give a name that ends in .png"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tinygrad_llm.parallel.mesh import RanksError
 from tinygrad_llm.parallel.plan_models import ModelSizes
 from tinygrad_llm.parallel.schedules import SCHEDULES, rank_of
 from tinygrad_llm.parallel.stages import layers_of
@@ -71,30 +72,30 @@ class Setup:
 
 
 def check(model: ModelSizes, setup: Setup) -> None:
-    """ValueError, in one line, if the model cannot be trained so."""
+    """ValueError, in one line, if the model cannot be trained so; RanksError if that is for ranks or schedule."""
     for name in ("time", "dp", "pp", "tp", "microbatches", "batch_size", "chunks"):
         if getattr(setup, name) < 1:
-            raise ValueError(f"{name}={getattr(setup, name)} must be at least 1")
+            raise RanksError(f"{name}={getattr(setup, name)} must be at least 1")
     if setup.zero not in range(4):
-        raise ValueError(f"zero={setup.zero} must be 0, 1, 2 or 3")
+        raise RanksError(f"zero={setup.zero} must be 0, 1, 2 or 3")
     if setup.schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {setup.schedule!r}; known are {', '.join(SCHEDULES)}")
+        raise RanksError(f"unknown schedule {setup.schedule!r}; known are {', '.join(SCHEDULES)}")
     kv_heads = model.kv_heads or model.heads
     if model.heads % setup.tp or kv_heads % setup.tp:
-        raise ValueError(
+        raise RanksError(
             f"tp={setup.tp} does not divide the {model.heads} heads, {kv_heads} of them with keys and values"
         )
     if model.feed_forward % setup.tp:
-        raise ValueError(f"tp={setup.tp} does not divide the {model.feed_forward} feed-forward channels")
+        raise RanksError(f"tp={setup.tp} does not divide the {model.feed_forward} feed-forward channels")
     if model.layers < setup.pp * setup.chunks:
         chunks = f" x {setup.chunks} chunks" if setup.chunks > 1 else ""
-        raise ValueError(
+        raise RanksError(
             f"pp={setup.pp}{chunks} needs as many layers, and {model.name or 'the model'} has {model.layers}"
         )
     if setup.chunks > 1 and setup.schedule != "interleaved":
-        raise ValueError(f"{setup.schedule}: {setup.chunks} chunks on a rank; only interleaved has more than one")
+        raise RanksError(f"{setup.schedule}: {setup.chunks} chunks on a rank; only interleaved has more than one")
     if setup.schedule == "interleaved" and setup.microbatches % setup.pp:
-        raise ValueError(f"interleaved: {setup.microbatches} microbatches are not a multiple of pp={setup.pp}")
+        raise RanksError(f"interleaved: {setup.microbatches} microbatches are not a multiple of pp={setup.pp}")
     if setup.time > model.context and model.positions:
         raise ValueError(
             f"{setup.time} tokens in a sequence, but {model.name or 'the model'} has {model.context} positions"
