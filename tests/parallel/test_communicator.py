@@ -163,3 +163,33 @@ def test_meshes_that_do_not_fit():
     mesh = Mesh()
     assert (mesh.rank, mesh.size, mesh.coordinates) == (0, 1, (0, 0, 0))
     assert mesh.tp.all_reduce(np.ones(1)) == 1
+
+
+def test_what_went_wrong_is_raised_wherever_it_is_waited_for():
+    """Waiting for one operation may bring up what is wrong with another: that has no result either."""
+
+    def main(c):
+        if c.rank == 1:
+            c.start_send(np.ones(3), 0, tag=1)
+            c.send(np.ones(2), 0, tag=2)
+            return None
+        bad, good = c.start_receive((2,), float, 1, tag=1), c.start_receive((2,), float, 1, tag=2)
+        errors = []
+        for handle in (good, bad):
+            try:
+                errors.append(handle.wait())
+            except ValueError as error:
+                errors.append(str(error))
+        return errors
+
+    errors = Loopback(2, checked=False).run(main)[0]
+    assert isinstance(errors[1], str)
+    assert "rank 1 sent 24 bytes where 16 were expected" in errors[1]
+
+
+def test_threads_of_which_one_has_failed_run_no_more():
+    ranks = Loopback(2)
+    with pytest.raises(KeyError):
+        ranks.run(lambda c: {}[c.rank])
+    with pytest.raises(RuntimeError, match="a rank has failed in an earlier run; make new ones"):
+        ranks.run(lambda c: c.barrier())

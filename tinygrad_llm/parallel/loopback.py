@@ -97,7 +97,7 @@ class _Thread:
 
 
 class Loopback:
-    """So many ranks of a world of threads. Their communicators last from one `run` to the next."""
+    """So many ranks of a world of threads. Their communicators last from one `run` to the next, until one fails."""
 
     def __init__(self, size: int, checked: bool = True) -> None:
         boxes = self._boxes = _Boxes()
@@ -107,7 +107,10 @@ class Loopback:
         ]
 
     def run(self, main: Callable[[Communicator], Result]) -> list[Result]:
-        """``main(communicator)`` on every rank at once; what each returned. Raises what a rank raised."""
+        """``main(communicator)`` on every rank at once; what each returned. Raises what a rank raised; RuntimeError if
+        one has raised something before, as messages to it are still on their way."""
+        if self._boxes.failed.is_set():
+            raise RuntimeError("Loopback: a rank has failed in an earlier run; make new ones")
         results: list[Any] = [None] * len(self.ranks)
         errors: list[BaseException] = []
 

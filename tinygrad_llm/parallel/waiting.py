@@ -95,6 +95,7 @@ class Handle:
         self.missing: Sequence[Request] = ()
         self._engine, self._stages, self._entry, self._explain = engine, stages, entry, explain
         self._value: Any = None
+        self._error: BaseException | None = None
         begun = time.perf_counter()
         entry.count += 1
         engine.pending.append(self)
@@ -114,9 +115,11 @@ class Handle:
             self._end()
         except Mismatch as error:
             self._end()
-            raise self._explain(error) from None
-        except BaseException:
+            self._error = self._explain(error)
+            raise self._error from None
+        except BaseException as error:
             self._end()
+            self._error = error
             raise
 
     def _end(self) -> None:
@@ -129,9 +132,11 @@ class Handle:
         return self.finished
 
     def wait(self) -> Any:
-        """The result, as soon as there is one."""
+        """The result, as soon as there is one. What went wrong with it is raised again, whoever met it first."""
         if not self.finished:
             begun = time.perf_counter()
             self._engine.wait(self)
             self._entry.seconds += time.perf_counter() - begun
+        if self._error is not None:
+            raise self._error
         return self._value
