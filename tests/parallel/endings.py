@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from tinygrad_llm.parallel.launch import guarded, world
+from tinygrad_llm.parallel.launch import guarded, launched_rank, world
 from tinygrad_llm.parallel.mesh import Mesh
 
 
@@ -54,4 +54,8 @@ def main():
     return 0
 
 
+if launched_rank() == 1 and sys.argv[1] == "late":
+    time.sleep(60)
+if launched_rank() == 1 and sys.argv[1] == "mistaken":
+    os.environ["TINYGRAD_LLM_WATCHDOG"] = "soon"
 sys.exit(guarded(main))

@@ -192,3 +192,12 @@ def main():
     return 0
 raise SystemExit(guarded(main))
 """
+
+
+@pytest.mark.parametrize("how", ["late", "mistaken"])
+def test_ranks_do_not_wait_for_ever_for_one_that_does_not_begin(how):
+    done = ended(how, TINYGRAD_LLM_WATCHDOG="2")
+    assert done.returncode != 0
+    assert "the end" not in done.stdout
+    assert "Timeout (0:00:02)!" in done.stderr
+    assert "in _joined" in done.stderr or "in _mpi" in done.stderr

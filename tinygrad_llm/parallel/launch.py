@@ -7,6 +7,7 @@ say is said once. Otherwise a rank that has failed ends the whole job.
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import os
 import sys
@@ -76,7 +77,17 @@ def world() -> Communicator:
 
 
 def _join() -> _Job:
-    mpi, limit = _mpi(), limit_from_environment()
+    limit = limit_from_environment()  # a mistake in it is found before others wait for this rank
+    assert sys.__stderr__ is not None
+    # until there is a watchdog: MPI waits for ranks that may never come, and lets no thread of Python's run meanwhile
+    faulthandler.dump_traceback_later(min(limit, 1e6), exit=True, file=sys.__stderr__)
+    try:
+        return _joined(_mpi(), limit)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _joined(mpi: Any, limit: float) -> _Job:
     group = mpi.COMM_WORLD
     neighbours = _neighbours(group, mpi)
     threads.share_with(neighbours)
