@@ -9,6 +9,7 @@ import numpy as np
 
 from tinygrad_llm.parallel.launch import guarded, launched_rank, world
 from tinygrad_llm.parallel.mesh import Mesh
+from tinygrad_llm.parallel.options import Crew, ParallelOptions
 
 
 def badly(how):
@@ -43,6 +44,8 @@ def main():
         raise OSError("something is on its way")
     if how == "status":
         return 4
+    if how == "prepare":
+        Crew(ParallelOptions(dp=2), ranks).told(lambda: time.sleep(2.5))
     for step in range(1, 21):
         ranks.engine.where = f"step {step}"
         ranks.all_reduce(np.ones(1000, np.float32), label="bucket 3")

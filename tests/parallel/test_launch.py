@@ -199,5 +199,10 @@ def test_ranks_do_not_wait_for_ever_for_one_that_does_not_begin(how):
     done = ended(how, TINYGRAD_LLM_WATCHDOG="2")
     assert done.returncode != 0
     assert "the end" not in done.stdout
-    assert "Timeout (0:00:02)!" in done.stderr
+    assert "Timeout (0:00:10)!" in done.stderr
     assert "in _joined" in done.stderr or "in _mpi" in done.stderr
+
+
+def test_ranks_wait_for_what_one_prepares():
+    done = ended("prepare", TINYGRAD_LLM_WATCHDOG="1")
+    assert (done.returncode, done.stdout.count("the end"), done.stderr) == (0, 2, "")

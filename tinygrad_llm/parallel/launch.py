@@ -49,6 +49,9 @@ def launched_rank() -> int:
     return next((int(os.environ[name]) for name in NUMBERS if os.environ.get(name, "").isdecimal()), 0)
 
 
+BEGIN = 10.0
+"""Seconds that ranks may be apart when they begin, at least: each loads Python first."""
+
 PASSED_ON = 0.2
 """Seconds in which mpiexec passes on what a rank has printed: what it has not when the job is ended is lost."""
 
@@ -80,7 +83,7 @@ def _join() -> _Job:
     limit = limit_from_environment()  # a mistake in it is found before others wait for this rank
     assert sys.__stderr__ is not None
     # until there is a watchdog: MPI waits for ranks that may never come, and lets no thread of Python's run meanwhile
-    faulthandler.dump_traceback_later(min(limit, 1e6), exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(min(max(limit, BEGIN), 1e6), exit=True, file=sys.__stderr__)
     try:
         return _joined(_mpi(), limit)
     finally:

@@ -94,7 +94,9 @@ class Crew:
 
     def told(self, prepare: Callable[[], Value]) -> Value:
         """What the one that leads has prepared, before the others go on: something that JSON can say."""
-        told: list[Value] = self.mesh.world.gather_objects(prepare() if self.leads else None)
+        world = self.mesh.world
+        with world.engine.patiently():
+            told: list[Value] = world.gather_objects(prepare() if self.leads else None)
         return told[0]
 
     def agree(self, known: Mapping[str, Any]) -> None:

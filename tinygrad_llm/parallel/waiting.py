@@ -8,9 +8,10 @@ one yields the processor, and later sleeps between two questions, for 20 us at f
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 from tinygrad_llm.parallel.ledger import Entry
@@ -50,6 +51,17 @@ class Engine:
         """Where the program is, as "step 10": the watchdog repeats it."""
         self.pending: list[Handle] = []
         self.waiting: tuple[Handle, float] | None = None
+        self.patient = False
+        """Whether this rank may wait as long as it takes: the watchdog says nothing."""
+
+    @contextlib.contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Within it, nobody knows how long another rank's work takes, as that of one which prepares what all need."""
+        self.patient = True
+        try:
+            yield
+        finally:
+            self.patient = False
 
     def progress(self) -> None:
         """Let what is pending go on, without waiting for it."""

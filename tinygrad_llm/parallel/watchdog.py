@@ -50,7 +50,7 @@ class Watchdog:
 
     def _complaint(self) -> str:
         waiting = self._engine.waiting
-        if waiting is None or (waited := time.monotonic() - waiting[1]) < self.limit:
+        if waiting is None or self._engine.patient or (waited := time.monotonic() - waiting[1]) < self.limit:
             return ""
         handle = waiting[0]
         silent = sorted({request.peer for request in handle.missing})
