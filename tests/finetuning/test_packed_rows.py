@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tinygrad_llm import no_grad
 from tinygrad_llm.data import IGNORE
-from tinygrad_llm.finetuning.packing import best_fit, first_fit, packed_rows, padded_rows, shifted
+from tinygrad_llm.finetuning.packing import (
+    best_fit,
+    common_beginning,
+    first_fit,
+    packed_rows,
+    padded_rows,
+    shifted,
+)
 from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
 
 I = IGNORE  # noqa: E741 - short, since targets are spelled out
@@ -169,3 +176,68 @@ def test_long_rows_must_save_more_than_attention_costs():
     mixed = [20, 30, 40, 50, 60, 70, 90, 120]
     assert len(best_fit(mixed, 512, 576)) == 4
     assert best_fit(mixed, 512, 1) == best_fit(mixed, 512, 576)  # rows are as long as the longest anyway
+
+
+# ---- what examples begin with
+
+
+def alike(lengths, shared, seed=0):
+    """`examples` that begin with the same `shared` tokens, of which nothing is learned."""
+    inputs, targets = examples(lengths, seed)
+    for ids, wanted in zip(inputs, targets, strict=True):
+        ids[:shared] = inputs[0][:shared]
+        wanted[:shared] = I
+    return inputs, targets
+
+
+def test_a_common_beginning_is_what_all_begin_with_and_none_learns():
+    inputs = [np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5, 6])]
+    silent = [np.full(4, I), np.full(5, I)]
+    assert common_beginning(inputs, silent) == 3
+    assert common_beginning(inputs, [np.array([I, I, 4, I]), silent[1]]) == 2
+    assert common_beginning(inputs, [silent[0], np.array([I, 3, I, I, I])]) == 1  # also where the next is the same
+    assert common_beginning([np.array([1, 2]), np.array([1, 2])], [silent[0][:2]] * 2) == 1  # one token is left
+    assert common_beginning([np.array([2, 1]), np.array([3, 1])], [silent[0][:2]] * 2) == 0
+    assert common_beginning([np.array([1]), inputs[0]], [silent[0][:1], silent[0]]) == 0
+
+
+def test_a_common_beginning_stands_in_a_row_once():
+    inputs = [np.array([1, 2, 3, 4]), np.array([1, 2, 5]), np.array([1, 2, 6, 7, 8])]
+    targets = [np.array([I, I, 4, 9]), np.array([I, I, 9]), np.array([I, I, 7, I, 9])]
+    rows = packed_rows(inputs, targets, 6, 999, sharing=True)
+    assert rows.ids.tolist() == [[1, 2, 6, 7, 8], [1, 2, 3, 4, 5]]
+    assert rows.targets.tolist() == [[I, I, 7, I, 9], [I, I, 4, 9, 9]]
+    assert rows.positions.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 2]]
+    assert rows.mask[0, 0, 2:].all()
+    assert rows.mask[1, 0, 2:4].tolist() == [[True, True, True, True, False]] * 2
+    assert rows.mask[1, 0, 4].tolist() == [True, True, False, False, True]
+    inputs = [np.array([1, 2, 3, 4, 5]), np.array([1, 2, 6]), np.array([1, 2, 7])]
+    rows = packed_rows(inputs, [np.array([I, I, I, I, 9]), *[np.array([I, I, 9])] * 2], 5, 999, sharing=True)
+    assert rows.ids.tolist() == [[1, 2, 3, 4, 5], [1, 2, 6, 7, 0]]
+    assert rows.targets.tolist() == [[I, I, I, I, 9], [I, I, 9, 9, I]]
+    assert not rows.mask[1, 0, :4, 4].any()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "window"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
+@pytest.mark.parametrize(("lengths", "shared"), [([9, 6, 5, 5, 7, 4], 3), ([6, 6, 6], 5), ([5, 3, 3, 2], 1)])
+def test_a_shared_beginning_changes_no_loss_and_no_gradient(name, dtype, tolerance, lengths, shared):
+    inputs, targets = alike(lengths, shared)
+    packed = packed_rows(inputs, targets, 16, 999, sharing=True)
+    assert packed.mask is not None
+    assert packed.ids.size < sum(lengths)
+    found = []
+    for rows in (padded_rows(inputs, targets), packed):
+        model = build(name, dtype)
+        loss = model.loss(rows.ids, rows.targets, reduction="sum", positions=rows.positions, mask=rows.mask)
+        (loss * (1 / rows.counted)).backward()
+        found.append((loss.item(), {key: p.grad for key, p in model.named_parameters()}))
+    assert found[1][0] == pytest.approx(found[0][0], rel=tolerance)
+    for key, gradient in found[0][1].items():
+        np.testing.assert_allclose(found[1][1][key], gradient, rtol=tolerance, atol=tolerance, err_msg=key)
+
+
+def test_the_width_of_rows_counts_what_they_share():
+    inputs, targets = alike([7, 6, 6, 6], 5)
+    assert packed_rows(inputs, targets, 8, 999, sharing=True).ids.shape == (2, 8)
+    assert packed_rows(inputs, targets, 10, 999, sharing=True).ids.shape == (1, 10)

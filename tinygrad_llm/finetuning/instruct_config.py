@@ -16,6 +16,10 @@ class InstructSettings:
     that lacks them; auto takes its own if there is one, else alpaca."""
     packing: bool = True
     """Put several examples into one row, where none sees another, instead of filling up rows."""
+    rehearsal: str = ""
+    """File of examples that are learned besides and not measured, so that what they show is not forgotten."""
+    questions: str = ""
+    """File of questions after other things, one in a line: answered before and after, to see what is forgotten."""
     answered: int = 200
     """Held-out prompts that are answered before and after training; 0 measures the loss alone."""
     answer_tokens: int = 0

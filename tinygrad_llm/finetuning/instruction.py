@@ -18,6 +18,7 @@ from tinygrad_llm.finetuning.instruct_config import InstructConfig
 from tinygrad_llm.finetuning.instruction_data import InstructionData, instruction_data
 from tinygrad_llm.finetuning.instruction_report import MARK, plot_lengths, tell_answers, tell_scores, write_answers
 from tinygrad_llm.finetuning.labelled_data import short
+from tinygrad_llm.finetuning.other_questions import asked_after, asked_before, read_questions, tell_other_questions
 from tinygrad_llm.finetuning.packing import Rows, packed_rows, padded_rows, shifted
 from tinygrad_llm.finetuning.templates import fitted_decoder, tell_template
 from tinygrad_llm.generation.answers import answer_prompts
@@ -59,8 +60,10 @@ class Instruction:
         self.config, self.model, self.tokenizer, self.data = config, model, tokenizer, data
         self.packing = config.packing and not isinstance(model, Recurrent)
         self.training_examples = len(data.training.encoded)
+        self.questions = read_questions(config.questions) if config.questions else []
         self.data_digest = data.digest
-        self.sequences = [shifted(one.ids, one.answers) for one in data.training.encoded]
+        learned = [*data.training.encoded, *data.rehearsal.encoded]
+        self.sequences = [shifted(one.ids, one.answers) for one in learned]
         self.lengths = np.array([len(ids) for ids, _ in self.sequences])
         self.held_out = [shifted(one.ids, one.answers) for one in data.held_out.encoded]
         order = random.stream(config.seed, "measured").permutation(len(self.held_out))
@@ -89,9 +92,16 @@ class Instruction:
         return Batch(rows, rows.counted)
 
     def batches(self, epoch: int) -> list[Array]:
-        """The places of the examples of each batch, whether they are packed or not."""
+        """The places of the examples of each batch, whether they are packed or not.
+
+        What is rehearsed comes on top of the batch size, to each batch its share: between batches without it the model
+        would forget.
+        """
         stream = random.stream(self.config.seed, "batches", epoch)
-        return shuffled_batches(self.lengths, self.config.batch_size, stream)
+        batches = shuffled_batches(self.lengths[: self.training_examples], self.config.batch_size, stream)
+        rehearsed = self.training_examples + stream.permutation(len(self.lengths) - self.training_examples)
+        shares = np.array_split(rehearsed, len(batches))
+        return [np.concatenate(both) for both in zip(batches, shares, strict=True)]
 
     def rows(self, places: Array, packing: bool) -> Rows:
         """What the model is given of some training examples."""
@@ -99,7 +109,8 @@ class Instruction:
         if not packing:
             return padded_rows(inputs, targets)
         width = max(min(WIDTH, self.data.context), int(self.lengths[places].max()))
-        return packed_rows(inputs, targets, width, self.model.config.channels)
+        sharing = not getattr(self.model.config, "window", 0)
+        return packed_rows(inputs, targets, width, self.model.config.channels, sharing)
 
     def loss(self, model: Decoder, batch: Batch) -> Tensor:
         ids, targets, positions, mask = batch.arrays
@@ -173,7 +184,10 @@ class Instruction:
 
     def measure_before(self, console: Console) -> dict[str, Any]:
         """How well the model answers before it learns anything."""
-        return self._measured(console)
+        measured = self._measured(console)
+        if self.questions:
+            measured["other_questions"] = asked_before(self.model, self.tokenizer, self.questions, console)
+        return measured
 
     def report(self, run: Path, before: dict[str, Any], console: Console) -> dict[str, Any]:
         """Scores before and after on the console; answers before, during and after in ``answers.txt``; the lengths of
@@ -201,8 +215,12 @@ class Instruction:
         tell_answers(answers, console)
         if answers:
             write_answers(answers, read_metrics(run / "metrics.jsonl"), run / "answers.txt")
+        other = {}
+        if "other_questions" in before:
+            other["other_questions"] = asked_after(self.model, self.tokenizer, before["other_questions"], console)
+            tell_other_questions(other["other_questions"], console)
         scores = {
-            name: {key: value for key, value in one.items() if key not in ("answers", "matches")}
+            name: {key: value for key, value in one.items() if key not in ("answers", "matches", "other_questions")}
             for name, one in (("before", before), ("after", after))
         }
         return {
@@ -214,6 +232,7 @@ class Instruction:
             "answer_tokens": self.answer_tokens,
             "packing": self.packing,
             "answers": answers,
+            **other,
         }
 
 

@@ -37,20 +37,20 @@ class Examples(NamedTuple):
 
 class InstructionData(NamedTuple):
     """Examples to train on and to measure with, and the tokens of all prompts and answers, of those that were too long
-    too."""
+    too; and examples that are rehearsed: trained on besides."""
 
     training: Examples
     held_out: Examples
     prompt_lengths: Array
     answer_lengths: Array
     context: int
+    rehearsal: Examples = Examples([], [])
 
     @property
     def digest(self) -> str:
         """SHA-256 of all ids, what of them is learned, and what they are for."""
-        content = [
-            [[e.ids.tolist(), e.answers.tolist()] for e in part.encoded] for part in (self.training, self.held_out)
-        ]
+        parts = [self.training, self.held_out, *([self.rehearsal] if self.rehearsal.encoded else [])]
+        content = [[[e.ids.tolist(), e.answers.tolist()] for e in part.encoded] for part in parts]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -86,7 +86,24 @@ def instruction_data(config: InstructConfig, tokenizer: Tokenizer, context: int,
             )
         parts.append(Examples([part[place] for place in places], [encoded[low + place] for place in places]))
     console.print(f"split       {len(parts[0].dialogues):,} examples to train on, {len(parts[1].dialogues):,} held out")
-    return InstructionData(parts[0], parts[1], prompts, answers, context)
+    rehearsal = (
+        _rehearsal(config.rehearsal, held_out, tokenizer, context, console) if config.rehearsal else Examples([], [])
+    )
+    return InstructionData(parts[0], parts[1], prompts, answers, context, rehearsal)
+
+
+def _rehearsal(
+    path: str, held_out: Sequence[Dialogue], tokenizer: Tokenizer, context: int, console: Console
+) -> Examples:
+    """The examples of a file that are not held out and fit. DataError if there are none."""
+    dialogues = without_prompts_of(_read(path, console), held_out)
+    encoded = encode_dialogues(tokenizer, dialogues)
+    both = [(d, e) for d, e in zip(dialogues, encoded, strict=True) if len(e.ids) - 1 <= context]
+    if not both:
+        raise DataError(f"{path}: no example is left to rehearse: all are held out, or longer than {context:,} tokens")
+    answers = sum(int(one.answers.sum()) for _, one in both)
+    console.print(f"rehearsal   {len(both):,} examples more, spread over each epoch: {answers:,} tokens of answers")
+    return Examples([one for one, _ in both], [one for _, one in both])
 
 
 def _read(path: str, console: Console) -> list[Dialogue]:

@@ -3,6 +3,10 @@
 In a packed row an example must not know of those before it. Three things see to that: a mask, by which a token sees
 only tokens of its own example; positions, which begin at 0 with each; and targets: the last token of an example has
 none, so that nothing predicts the first token of the next.
+
+What all of them begin with, as a system's message, stands in a row once: a causal model computes the same for it in
+each. All see it, and their positions go on after it, so that values and gradients are those of examples by themselves.
+Not so with a sliding window, which counts places of a row.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ AS_MUCH = 6
 """Attention over rows of so many times C tokens costs about as much as all matrix products, 24 C^2 operations a token
 and layer: 2 T C operations of a causal row of T, at half the speed. Measured: a row of 468 tokens with C = 576 costs
 10 % more for each token than one of 62, and by this 12 %."""
+
+ALL, NOBODY = -2, -1
+"""In the place of an example's number: what all examples of a row begin with, and what fills it up."""
 
 
 class Rows(NamedTuple):
@@ -52,34 +59,54 @@ def padded_rows(inputs: Sequence[Array], targets: Sequence[Array]) -> Rows:
     return Rows(padded(inputs)[0], padded(targets, IGNORE)[0])
 
 
-def packed_rows(inputs: Sequence[Array], targets: Sequence[Array], most: int, channels: int) -> Rows:
+def packed_rows(
+    inputs: Sequence[Array], targets: Sequence[Array], most: int, channels: int, sharing: bool = False
+) -> Rows:
     """Sequences packed into rows of at most `most` tokens, of which none may be longer, for a model of so many
-    channels; `padded_rows` if packing saves nothing."""
-    bins = best_fit([len(sequence) for sequence in inputs], most, channels)
+    channels; with `sharing`, those of a row have what all begin with in common. `padded_rows` if packing saves
+    nothing."""
+    shared = common_beginning(inputs, targets) if sharing else 0
+    bins = best_fit([len(sequence) - shared for sequence in inputs], most - shared, channels, shared)
     if len(bins) == len(inputs):
         return padded_rows(inputs, targets)
     ids, wanted, positions, owners = (
-        padded([np.concatenate([parts[place] for place in places]) for places in bins], filling)[0]
+        padded(
+            [np.concatenate([parts[places[0]][:shared], *(parts[p][shared:] for p in places)]) for places in bins],
+            filling,
+        )[0]
         for parts, filling in (
             (inputs, 0),
             (targets, IGNORE),
             ([np.arange(len(sequence)) for sequence in inputs], 0),
-            ([np.full(len(sequence), place) for place, sequence in enumerate(inputs)], -1),
+            (
+                [np.where(np.arange(len(sequence)) < shared, ALL, place) for place, sequence in enumerate(inputs)],
+                NOBODY,
+            ),
         )
     )
-    return Rows(ids, wanted, positions, (owners[:, :, None] == owners[:, None, :])[:, None])
+    seen = (owners[:, :, None] == owners[:, None, :]) | (owners == ALL)[:, None, :]
+    return Rows(ids, wanted, positions, seen[:, None])
 
 
-def best_fit(lengths: Sequence[int], most: int, channels: int) -> list[list[int]]:
+def common_beginning(inputs: Sequence[Array], targets: Sequence[Array]) -> int:
+    """How many tokens all sequences begin with, of those that predict nothing and are not the last."""
+    shortest = min(map(len, inputs)) - 1
+    same = np.array([sequence[:shortest] == inputs[0][:shortest] for sequence in inputs])
+    silent = np.array([sequence[:shortest] == IGNORE for sequence in targets])
+    return int(np.cumprod((same & silent).all(axis=0)).sum())
+
+
+def best_fit(lengths: Sequence[int], most: int, channels: int, shared: int = 0) -> list[list[int]]:
     """`first_fit` with the width up to `most` for which the rows, filled up to the longest, cost least: each place one,
-    and attention as much again in a row of ``AS_MUCH * channels``. Each sequence for itself if that costs less."""
+    and attention as much again in a row of ``AS_MUCH * channels``. Each sequence for itself if that costs less. Before
+    the sequences of a row come `shared` tokens more."""
     longest, total = max(lengths), sum(lengths)
     fewest = max(1, -(-total // most))
     widths = {max(longest, -(-total // rows)) for rows in range(fewest, fewest + TRIED)} | {longest, max(longest, most)}
     tried = [first_fit(lengths, width) for width in sorted(widths)]
 
     def cost(bins: list[list[int]]) -> float:
-        width = max(sum(lengths[place] for place in some) for some in bins)
+        width = shared + max(sum(lengths[place] for place in some) for some in bins)
         return len(bins) * width * (1 + width / (AS_MUCH * channels))
 
     return min([[[place] for place in range(len(lengths))], *tried], key=cost)
