@@ -8,7 +8,7 @@ import pytest
 
 from tinygrad_llm.parallel.plan_memory import rank_parameters
 from tinygrad_llm.parallel.plan_models import NAMED, gpt
-from tinygrad_llm.parallel.plan_setup import Machine, Setup
+from tinygrad_llm.parallel.plan_setup import FLOAT32, MIXED, Machine, Setup
 from tinygrad_llm.parallel.plan_time import bubble, exposed_transfer, passes, seconds, step_time, training_days
 from tinygrad_llm.parallel.plan_traffic import tp_traffic
 from tinygrad_llm.parallel.schedules import schedule
@@ -122,6 +122,25 @@ def test_the_pipeline_waits_for_messages_and_copies_of_the_embedding_agree():
     assert step_time(MODEL, split, fast).pp == pytest.approx((4 + 2 * 2) * hop + tied)
     slow = replace(MACHINE, flops=1e30)
     assert step_time(MODEL, split, slow).pp == pytest.approx((4 + 2 * 5) * hop + tied)
+
+
+@pytest.mark.parametrize("flops", [1e3, 1e9])
+def test_gradients_of_the_head_of_our_own_pipeline_hide_behind_passes(flops):
+    setup, machine = Setup(16, batch_size=2, pp=2, microbatches=4, precision=FLOAT32), replace(MACHINE, flops=flops)
+    work = {kind: max(passes(MODEL, setup, machine, pp)[kind] for pp in (0, 1)) for kind in "FIW"}
+    hop, table = 1e-3 + 32 * 24 * 4 / 1e6, 1e-3 + 100 * 24 * 4 / 1e6
+    hidden = flops == 1e3
+    assert (sum(work.values()) > table) is hidden
+    more = table * 2 if hidden else table * 2 + 3 * (table - sum(work.values()))
+    assert step_time(MODEL, setup, machine).pp == pytest.approx((2 + 2 * 1) * hop + more)
+
+
+def test_our_own_zero_3_does_the_forward_pass_twice():
+    setup = Setup(16, dp=2, zero=3, microbatches=2, precision=FLOAT32)
+    again = replace(setup, zero=2, recompute="full")
+    assert step_time(MODEL, setup, MACHINE).products == step_time(MODEL, again, MACHINE).products
+    assert step_time(MODEL, replace(setup, dp=1), MACHINE).products < step_time(MODEL, again, MACHINE).products / 1.2
+    assert replace(setup, precision=MIXED).recomputed == "none"
 
 
 def test_gradients_hide_behind_backward_passes():

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from tinygrad_llm.parallel.plan_ledger import rank_traffic
 from tinygrad_llm.parallel.plan_memory import rank_parameters
 from tinygrad_llm.parallel.plan_models import gpt, llama
 from tinygrad_llm.parallel.plan_setup import FLOAT32, Setup
-from tinygrad_llm.parallel.plan_traffic import Traffic, dp_traffic, pp_traffic, rank_traffic, tp_traffic
+from tinygrad_llm.parallel.plan_traffic import Traffic, dp_traffic, pp_traffic, tp_traffic
 from tinygrad_llm.parallel.schedules import schedule
 from tinygrad_llm.parallel.simulation import sent
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
+from tinygrad_llm.parallel.plan_ledger import rank_traffic
 from tinygrad_llm.parallel.plan_memory import KINDS, RankMemory, all_memory
 from tinygrad_llm.parallel.plan_models import ModelSizes
 from tinygrad_llm.parallel.plan_setup import Machine, Recompute, Setup, check
 from tinygrad_llm.parallel.plan_time import ASSUMED, StepTime, step_time
-from tinygrad_llm.parallel.plan_traffic import Traffic, rank_traffic
+from tinygrad_llm.parallel.plan_traffic import Traffic
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,9 @@ def layer_activations(model: ModelSizes, setup: Setup) -> float:
     Source: Korthikanti et al. 2022, arXiv:2205.05198, table 2.
     """
     copied, shared, attention = token_activations(model, setup.time, setup.precision)
-    if setup.recompute == "full":
+    if setup.recomputed == "full":
         return float(setup.tokens * setup.precision.activation * model.channels)
-    kept = copied / setup.norm_shards + (shared + attention * (setup.recompute == "none")) / setup.tp
+    kept = copied / setup.norm_shards + (shared + attention * (setup.recomputed == "none")) / setup.tp
     return setup.tokens * kept
 
 
@@ -145,9 +145,9 @@ def buffers(model: ModelSizes, setup: Setup, pp: int) -> float:
     if setup.dp > 1 and setup.zero == 3:
         size += unit * setup.precision.parameter
     copied, shared, attention = token_activations(model, setup.time, setup.precision)
-    if setup.recompute == "full":
+    if setup.recomputed == "full":
         size += setup.tokens * (copied / setup.norm_shards + (shared + attention) / setup.tp)
-    elif setup.recompute == "selective":
+    elif setup.recomputed == "selective":
         size += setup.tokens * attention / setup.tp
     return size
 

@@ -66,6 +66,13 @@ class Setup:
         return self.batch_size * self.time
 
     @property
+    def recomputed(self) -> Recompute:
+        """What of a layer is computed again. Our own ZeRO 3 does so with all of it: a layer's forward pass is done in
+        backward once more, where its weights are there again."""
+        own = self.precision == FLOAT32 and self.zero == 3 and self.dp > 1
+        return "full" if own else self.recompute
+
+    @property
     def norm_shards(self) -> int:
         """Over how many ranks the activations between the matrices are shared out."""
         return self.tp if self.sequence_parallel else 1

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from tinygrad_llm.parallel.plan_ledger import rank_traffic
 from tinygrad_llm.parallel.plan_memory import rank_parameters
 from tinygrad_llm.parallel.plan_models import ModelSizes
 from tinygrad_llm.parallel.plan_setup import Machine, Setup, rank_layers
-from tinygrad_llm.parallel.plan_traffic import Traffic, dp_traffic, pp_traffic, tp_traffic
+from tinygrad_llm.parallel.plan_traffic import Traffic
 from tinygrad_llm.parallel.simulation import closed_bubble
 
 ASSUMED = (
@@ -48,7 +49,7 @@ def passes(model: ModelSizes, setup: Setup, machine: Machine, pp: int) -> dict[s
     """
     products, attention = model.layer_operations(setup.tokens, setup.time)
     layers, rate = rank_layers(model, setup, pp), machine.flops * setup.tp
-    again = {"none": 0.0, "selective": attention, "full": products + attention}[setup.recompute]
+    again = {"none": 0.0, "selective": attention, "full": products + attention}[setup.recomputed]
     head = model.head_operations(setup.tokens) if pp == setup.pp - 1 else 0.0
     return {
         "F": (layers * (products + attention) + head) / rate,
@@ -90,36 +91,55 @@ def step_time(model: ModelSizes, setup: Setup, machine: Machine) -> StepTime:
     places = range(setup.pp)
     m = setup.microbatches
     work = {kind: max(passes(model, setup, machine, pp)[kind] for pp in (0, setup.pp - 1)) for kind in "FIW"}
-    sending = max(seconds(tp_traffic(model, setup, pp), machine) for pp in places) / m
-    forward = sending * (2 / 6 if setup.recompute == "full" else 1 / 2)
+    sent = {axis: [_along(axis, model, setup, pp) for pp in places] for axis in ("dp", "pp", "tp")}
+    sending = max(seconds(parts, machine) for parts in sent["tp"]) / m
+    forward = sending * (2 / 6 if setup.recomputed == "full" else 1 / 2)
     durations = {"F": work["F"] + forward, "I": work["I"] + sending - forward, "W": work["W"]}
-    idle = bubble(setup, durations) * m * sum(durations.values())
-    ends = [t for t in pp_traffic(model, setup, 0) if t.operation == "send"]
-    hop = machine.send_seconds("pp", 1, ends[0].each) if ends else 0.0
-    tied = [t for t in pp_traffic(model, setup, 0) if t.operation != "send"]
+    hop = max((machine.send_seconds("pp", 1, t.each) for t in sent["pp"][0] if t.what == "activations"), default=0.0)
     return StepTime(
         m * sum(work.values()),
         m * sending,
-        idle,
-        exposed_transfer(setup, hop, durations["W"]) + seconds(tied, machine),
-        max(_exposed(model, setup, machine, pp, durations) for pp in places),
+        bubble(setup, durations) * m * sum(durations.values()),
+        exposed_transfer(setup, hop, durations["W"]) + _exposed_table(sent["pp"], machine, sum(durations.values())),
+        max(_exposed(model, setup, machine, pp, sent["dp"][pp], durations) for pp in places),
         _update(model, setup, machine),
     )
 
 
-def _exposed(model: ModelSizes, setup: Setup, machine: Machine, pp: int, durations: dict[str, float]) -> float:
-    """Data-parallel communication that no computation hides."""
-    backward, total = durations["I"] + durations["W"], 0.0
-    for part in dp_traffic(model, setup, pp):
-        each = machine.send_seconds("dp", part.messages, part.each)
-        if part.what == "gradients":  # the last layer's gradients are there when nothing is left to hide behind
-            last = each / max(1, rank_layers(model, setup, pp))
-            total += part.count * max(each - backward, last)
-        elif setup.zero == 3:
-            total += setup.microbatches * (max(0.0, each - durations["F"]) + max(0.0, each - backward))
-        else:
-            total += each
+def _along(axis: str, model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
+    return [part for part in rank_traffic(model, setup, pp) if part.axis == axis]
+
+
+def _exposed_table(places: Sequence[Sequence[Traffic]], machine: Machine, passes: float) -> float:
+    """Making the two copies of a tied embedding agree. Of several messages all but the last hide behind passes."""
+    total = 0.0
+    parts = {part.what: part for place in (places[0], places[-1]) for part in place}
+    for what, part in parts.items():
+        if what not in ("activations", "their gradients"):
+            each = machine.send_seconds("pp", part.messages, part.each)
+            total += each + (part.count - 1) * max(0.0, each - passes)
     return total
+
+
+def _exposed(
+    model: ModelSizes,
+    setup: Setup,
+    machine: Machine,
+    pp: int,
+    parts: Sequence[Traffic],
+    durations: dict[str, float],
+) -> float:
+    """Data-parallel communication that no computation hides."""
+    m, backward = setup.microbatches, durations["I"] + durations["W"]
+    gathers = seconds([part for part in parts if part.what == "parameters"], machine)
+    times = m if setup.zero >= 2 else 1
+    each = (seconds(parts, machine) - gathers) / times
+    last = each / max(1, rank_layers(model, setup, pp))  # when it is there, nothing is left to hide behind
+    total = times * max(each - backward, last)
+    if setup.zero < 3:
+        return total + gathers
+    half = gathers / (2 * m)
+    return total + m * (max(0.0, half - durations["F"]) + max(0.0, half - backward))
 
 
 def _update(model: ModelSizes, setup: Setup, machine: Machine) -> float:

@@ -1,4 +1,7 @@
-"""The bytes that a rank sends in a step, by axis of the mesh and kind of communication: what its ledger will hold."""
+"""The bytes that a rank sends in a step, by axis of the mesh and kind of communication, as papers count them.
+
+`plan_ledger` has those of our own program.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from tinygrad_llm.parallel.plan_memory import rank_parameters
 from tinygrad_llm.parallel.plan_models import ModelSizes
 from tinygrad_llm.parallel.plan_setup import Setup, rank_layers
 
-STEPS = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}
+STEPS = {"all_reduce": 2, "max": 2, "reduce_scatter": 1, "all_gather": 1}
 """Messages one after the other in a ring of n ranks, over n - 1."""
 
 
@@ -80,7 +83,7 @@ def tp_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
     kinds = ("reduce_scatter", "all_gather") if setup.sequence_parallel else ("all_reduce",)
     found = [Traffic("tp", kind, "activations", calls, size, setup.tp) for kind in kinds]
     if pp == setup.pp - 1:
-        found.append(Traffic("tp", "all_reduce", "maxima of the loss", m, 4 * setup.tokens, setup.tp))
+        found.append(Traffic("tp", "max", "largest logits", m, 4 * setup.tokens, setup.tp))
         found.append(Traffic("tp", "all_reduce", "sums of the loss", m, 8 * setup.tokens, setup.tp))
     return found
 
@@ -100,8 +103,3 @@ def pp_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
         table = -(-model.vocab_size // setup.tp) * model.channels * setup.precision.gradient
         found.append(Traffic("pp", "all_reduce", "gradient of the embedding", 1, table, 2))
     return found
-
-
-def rank_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
-    """All that a rank at a place of the pipeline sends in a step."""
-    return [part for made in (dp_traffic, tp_traffic, pp_traffic) for part in made(model, setup, pp)]
