@@ -59,6 +59,7 @@ def test_from_examples_to_a_conversation(base, sounds, template, tmp_path, capsy
     assert (status, "error:" in error) == (0, False)  # kernels may tell that they are compiled
     assert f"next        tinygrad-llm chat {run}" in output
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert "note" not in report  # as the last weights are kept
     assert report["after"]["loss"] < report["before"]["loss"] / 2
     assert json.loads((run / "before.json").read_text(encoding="utf-8"))["measured"]["loss"] == report["before"]["loss"]
     for name in ("answers.txt", "sample.txt", "lengths.png", "loss.png", "tokenizer_config.json"):
@@ -90,6 +91,26 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(base, sounds, tmp_path,
     for report in reports:
         report.pop("training", None)  # how long it took
     assert reports[0] == reports[1]
+
+
+def test_what_is_forgotten_is_seen(base, sounds, tmp_path, capsys):
+    keep, questions, run = tmp_path / "keep.jsonl", tmp_path / "questions.txt", tmp_path / "run"
+    keep.write_text('{"prompt": "What is a cow?", "completion": "An animal."}\n', encoding="utf-8")
+    questions.write_text("What is a dog?\nWhat is a hen?\n", encoding="utf-8")
+    more = "--rehearsal", keep, "--questions", questions, "--answered", "5", "--out", run
+    status, output, error = call(capsys, "finetune", "instruct", base, "--data", sounds, *SMALL, *more)
+    assert status == 0, error
+    assert "rehearsal   1 examples more" in output
+    assert "note        the best weights were chosen by the held-out examples that are measured here" in output
+    assert "question    What is a hen?" in output
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert f"note        {report['note']}" in output
+    other = report["other_questions"]
+    assert [one["question"] for one in other["answers"]] == ["What is a dog?", "What is a hen?"]
+    assert 0 < other["loss_before"] != other["loss_after"] > 0
+    before = json.loads((run / "before.json").read_text(encoding="utf-8"))["measured"]["other_questions"]
+    assert before["loss"] == other["loss_before"]
+    assert "other_questions" not in report["before"]
 
 
 def test_packing_is_a_matter_of_layout(base, sounds, tmp_path, capsys):

@@ -8,10 +8,12 @@ from rich.console import Console
 
 from tinygrad_llm.cli.main import main
 from tinygrad_llm.data import IGNORE, DataError
+from tinygrad_llm.data.general_questions import ASKED, REHEARSED
 from tinygrad_llm.finetuning import rehearsal
 from tinygrad_llm.finetuning.instruct_config import InstructConfig
 from tinygrad_llm.finetuning.instruction import prepare_instruction
-from tinygrad_llm.finetuning.rehearsal import rehearsal_examples, rehearsal_questions, whole_sentences
+from tinygrad_llm.finetuning.other_questions import read_questions
+from tinygrad_llm.finetuning.rehearsal import rehearsal_examples, whole_sentences
 from tinygrad_llm.finetuning.templates import with_template
 from tinygrad_llm.generation.loading import Loaded
 from tinygrad_llm.models import GPT, GPTConfig
@@ -51,36 +53,43 @@ def says(monkeypatch, tokenizer, answers):
 def test_examples_are_the_models_answers_as_far_as_they_go(monkeypatch, loaded):
     long = "It is bread. " * 40
     says(monkeypatch, loaded.tokenizer, ["It is bread", "", long, "z" * 99])
-    training, held_out, notes = rehearsal_examples(loaded)
-    questions = rehearsal_questions()
-    assert {example["instruction"] for example in training + held_out} == {*questions[::4], *questions[2::4]}
-    outputs = {example["output"] for example in training + held_out}
-    assert len(outputs) == 2
-    assert "It is bread" in outputs
-    (cut,) = outputs - {"It is bread"}
+    examples = rehearsal_examples(loaded)
+    answered = [question for number, question in enumerate(REHEARSED) if number % 2 == 0]
+    assert [example["instruction"] for example in examples] == answered
+    assert {example["output"] for example in examples[::2]} == {"It is bread"}
+    (cut,) = {example["output"] for example in examples[1::2]}
     assert long.startswith(cut)
     assert cut.endswith("bread.")
-    assert len(held_out) == round(0.1 * len(questions) / 2)
-    assert notes == [
-        f"the model's own answers; left out are {len(questions) // 2} without a whole sentence in 64 tokens"
-    ]
 
 
 def test_a_model_that_says_nothing(monkeypatch, loaded):
     says(monkeypatch, loaded.tokenizer, [""])
-    with pytest.raises(DataError, match="the model ended 0 sentences, asked"):
+    with pytest.raises(DataError, match="the model ended no sentence in 64 tokens, asked 64 times"):
         rehearsal_examples(loaded)
 
 
+def test_nothing_is_rehearsed_that_is_asked():
+    assert len(set(REHEARSED)) == len(REHEARSED) == 64
+    assert len(set(ASKED)) == len(ASKED) == 10
+    assert not {question.lower() for question in REHEARSED} & {question.lower() for question in ASKED}
+
+
 def test_the_command(monkeypatch, loaded, tmp_path, capsys):
-    base, out = tmp_path / "base", tmp_path / "keep.jsonl"
+    base, out, questions = tmp_path / "base", tmp_path / "keep.jsonl", tmp_path / "keep-questions.txt"
     loaded.model.save_pretrained(base)
     loaded.tokenizer.save(base / "tokenizer.json")
     says(monkeypatch, loaded.tokenizer, ["It is bread."])
-    assert main(["dataset", "rehearsal", "--model", str(base), "--out", str(out)]) == 0
-    assert f"wrote {out}" in capsys.readouterr().out
-    lines = out.read_text(encoding="utf-8").splitlines()
-    assert {json.loads(line)["output"] for line in lines} == {"It is bread."}
+    command = ["dataset", "rehearsal", "--model", str(base), "--out", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert f"wrote {out}: 64 answers of the model; {questions}: 10 questions more" in printed
+    assert f"--rehearsal {out} --questions {questions}" in printed
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert lines == [{"instruction": question, "output": "It is bread."} for question in REHEARSED]
+    assert printed.count('{"instruction"') == 3
+    assert read_questions(str(questions)) == list(ASKED)
+    assert main(command) == 1
+    assert "exists" in capsys.readouterr().err
     for arguments in (["rehearsal"], ["questions", "--model", str(base)]):
         assert main(["dataset", *arguments, "--out", str(tmp_path / "other.jsonl")]) == 1
         assert "--model is for rehearsal, which needs it" in capsys.readouterr().err

@@ -37,6 +37,9 @@ NEW_HEADS = "score", "classifier", "pooler"
 BEFORE, AFTER = "before.json", "report.json"
 """Files of a run: what was measured before training, and at the end."""
 
+CHOSEN = "the best weights were chosen by the held-out examples that are measured here: on others, expect a little less"
+"""What the report owns to, unless the last weights are kept."""
+
 Config = TypeVar("Config", bound=FinetuneConfig)
 
 
@@ -114,6 +117,9 @@ def finetune(
         if not trained.done or not crew.leads:
             return trained.status
         measured = task.report(run, before, console)
+        if config.best:
+            measured["note"] = CHOSEN
+            console.print(f"note        {CHOSEN}")
         measured["training"] = _tell_cost(run, console)
         atomic_write(run / AFTER, json.dumps(measured, indent=2).encode() + b"\n")
         console.print(f"wrote       {run}: {saver.files[1]}, {AFTER}, loss.png, metrics.jsonl ...")
