@@ -1,11 +1,18 @@
 """Memory of a plan: the tables of the papers, and what our own models keep."""
 
+import importlib.util
 import itertools
+import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from tinygrad_llm.models import GPT, GPTConfig
+from tinygrad_llm.backend import chosen_backend
+from tinygrad_llm.models import GPT, GPTConfig, Llama, LlamaConfig
+from tinygrad_llm.optim import SGD
+from tinygrad_llm.parallel.loopback import Loopback
+from tinygrad_llm.parallel.options import Crew, ParallelOptions
 from tinygrad_llm.parallel.plan_memory import (
     all_memory,
     buffers,
@@ -17,6 +24,7 @@ from tinygrad_llm.parallel.plan_memory import (
     zero_bytes,
 )
 from tinygrad_llm.parallel.plan_models import NAMED, ModelSizes, gpt, llama
+from tinygrad_llm.parallel.plan_own import saved_bytes
 from tinygrad_llm.parallel.plan_setup import FLOAT32, MIXED, Machine, Setup, check, chunk_layers, rank_layers
 from tinygrad_llm.parallel.schedules import schedule
 from tinygrad_llm.parallel.stages import staged
@@ -35,6 +43,13 @@ KORTHIKANTI = {  # GiB on the first stage: tp, with sp, with selective, with bot
     "megatron-1t": ((8, 64, 1, 1), (131, 76.6, 81.2, 26.6, 12.5)),
 }
 SMALL = gpt("small", 5, 24, 4, 100, 20)
+compiled = (
+    chosen_backend() != "numpy"
+    and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+    and importlib.util.find_spec("numba") is not None
+    and importlib.util.find_spec("tinygrad_llm.kernels") is not None
+)
+needs_kernels = pytest.mark.skipif(not compiled, reason="the formula is that of compiled operations")
 GATED = llama("gated", 3, 24, 4, 2, 50, vocab_size=100)
 
 
@@ -92,7 +107,8 @@ def test_the_formulas_of_a_layer():
     assert layer_activations(model, replace(plain, recompute="selective")) == n * (10 * h + 24 * h / 4)
     assert layer_activations(model, replace(setup, recompute="selective")) == n * 34 * h / 4
     assert layer_activations(model, replace(setup, recompute="full")) == n * 2 * h
-    assert layer_activations(model, replace(setup, recompute="full", precision=FLOAT32)) == n * 4 * h
+    assert layer_activations(model, replace(setup, recompute="full", precision=FLOAT32)) == n * 4 * h / 4
+    assert layer_activations(model, replace(plain, recompute="full", precision=FLOAT32)) == n * 4 * h
 
 
 @pytest.mark.parametrize(("schedule", "v"), [("1f1b", 1), ("interleaved", 3)])
@@ -163,6 +179,56 @@ def test_the_ends_hold_as_many_microbatches_as_in_the_schedule(name, v):
             ends = max(itertools.accumulate(steps)) * ends_activations(model, setup, pp)
             layers = memory[pp].held * 24 / (p * v) * layer_activations(model, setup)
             assert memory[pp].activations == pytest.approx(layers + ends)
+
+
+def kept_on_a_rank(config, options, layers):
+    """Bytes that the tape of a rank of our own holds for backward."""
+    config = replace(config, layers=layers)
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (3, 24))
+    found = []
+
+    def main(world):
+        model = (GPT if isinstance(config, GPTConfig) else Llama)(config)
+        ranks = Crew(options, world).ranks(model, lambda named: SGD(named, 0.1))
+
+        def loss_of(part):
+            loss = model.train().loss(ids, ids, reduction="sum")
+            found.append(saved_bytes(loss, model))
+            return loss
+
+        ranks.run(range(1), loss_of)
+
+    Loopback(options.dp * options.tp, checked=False).run(main)
+    return max(found)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tp": 2},
+        {"tp": 4},
+        {"tp": 4, "sequence_parallel": True},
+        {"dp": 2, "zero": 3},
+        {"dp": 2, "tp": 2, "zero": 3, "sequence_parallel": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPTConfig(vocab_size=304, context=40, channels=48, layers=2, heads=4, feed_forward=80),
+        GPTConfig(vocab_size=304, context=40, channels=48, layers=2, heads=4, feed_forward=80, dropout=0.1),
+        LlamaConfig(vocab_size=304, channels=48, layers=2, heads=4, kv_heads=4, feed_forward=96, tied=False),
+    ],
+    ids=["gpt", "gpt with dropout", "llama"],
+)
+def test_what_our_own_ranks_keep(config, options):
+    few, many = (kept_on_a_rank(config, ParallelOptions(**options), layers) for layers in (2, 5))
+    setup = Setup(24, batch_size=3, precision=FLOAT32, **{"sequence_parallel": False} | options)
+    model = ModelSizes.of(config)
+    assert layer_activations(model, setup) == pytest.approx((many - few) / 3, rel=1e-12)
+    assert ends_activations(model, setup, 0) == pytest.approx(few - (many - few) * 2 / 3, rel=0.02)
 
 
 def test_buffers_are_for_what_is_gathered_and_worked_out_again():

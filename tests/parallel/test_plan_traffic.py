@@ -46,8 +46,16 @@ def test_tensor_parallelism():
     assert [(t.operation, t.count, t.size) for t in middle] == [("all_reduce", 2 * 4 * 3, size)]
     assert sum_sent(middle) == 2 * 3 / 4 * size * 24
     parallel = tp_traffic(MODEL, replace(setup, sequence_parallel=True), 1)
-    assert [t.operation for t in parallel] == ["reduce_scatter", "all_gather"]
-    assert sum_sent(parallel) == sum_sent(middle)
+    assert [(t.operation, t.count) for t in parallel] == [
+        ("reduce_scatter", 24),
+        ("all_gather", 24),
+        ("all_gather", 12),
+    ]
+    assert sum_sent(parallel[:2]) == sum_sent(middle)
+    assert sum_sent(parallel) == 10 / 8 * sum_sent(middle), "inputs of the first matrices are gathered once more"
+    assert [t.count for t in tp_traffic(MODEL, replace(setup, sequence_parallel=True), 2)][:3] == [27, 27, 15]
+    again = tp_traffic(MODEL, replace(setup, sequence_parallel=True, recompute="full"), 1)
+    assert [t.count for t in again] == [36, 36, 12]
     assert tp_traffic(MODEL, replace(setup, recompute="full"), 1)[0].count == 2 * 6 * 3
     assert tp_traffic(MODEL, replace(setup, recompute="selective"), 1)[0].count == 24
     assert tp_traffic(MODEL, setup, 0)[0].count == 24 + 3

@@ -93,15 +93,29 @@ def token_activations(model: ModelSizes, time: int, precision: Precision) -> tup
 
 def layer_activations(model: ModelSizes, setup: Setup) -> float:
     """Bytes kept of a layer for a microbatch of ``N = b T`` tokens, in 16 bits: none ``N C (10 + 24/t + 5 H T / C t)``,
-    with sequence parallelism ``N C (34/t + 5 H T / C t)``; selective without the last term; full ``2 N C``.
+    with sequence parallelism ``N C (34/t + 5 H T / C t)``; selective without the last term; full ``2 N C``, of which
+    ours with sequence parallelism keeps a t-th part.
 
     Source: Korthikanti et al. 2022, arXiv:2205.05198, table 2.
     """
     copied, shared, attention = token_activations(model, setup.time, setup.precision)
     if setup.recomputed == "full":
-        return float(setup.tokens * setup.precision.activation * model.channels)
+        own_part = setup.norm_shards if setup.precision == FLOAT32 else 1
+        return setup.tokens * setup.precision.activation * model.channels / own_part
     kept = copied / setup.norm_shards + (shared + attention * (setup.recomputed == "none")) / setup.tp
-    return setup.tokens * kept
+    return setup.tokens * (kept + _own_whole(model, setup))
+
+
+def _own_whole(model: ModelSizes, setup: Setup) -> float:
+    """Bytes for each token by which our own sequence parallelism shares out less of a layer than papers do.
+
+    What is gathered for the first matrices of its two halves is kept as it is, C numbers each, so it is not gathered
+    again for backward; each dropout keeps factors of all positions, and what it multiplies.
+    """
+    if setup.precision != FLOAT32 or setup.norm_shards == 1:
+        return 0.0
+    c, share = 4.0 * model.channels, 1 / setup.norm_shards
+    return 2 * c * (1 - share) + (2 * (c + c * share) - 2 * model.channels * share) * (model.dropout > 0)
 
 
 def first_stage_activations(model: ModelSizes, setup: Setup) -> float:
@@ -118,6 +132,8 @@ def ends_activations(model: ModelSizes, setup: Setup, pp: int) -> float:
     (Korthikanti et al. 2022, section 4.3). In ours the ids; and for the head inputs of float32, with the logits of as
     many rows as are held at once, or else the gradients that they leave (see `ops.linear_cross_entropy`).
     """
+    if setup.precision == FLOAT32 and setup.tp > 1:
+        return _own_shared_ends(model, setup, pp)
     tokens, c, v = setup.tokens, model.channels, model.vocab_size / setup.tp
     size = 0.0
     own = setup.precision == FLOAT32
@@ -131,6 +147,21 @@ def ends_activations(model: ModelSizes, setup: Setup, pp: int) -> float:
         size += 4.0 * (tokens * (2 * c + (1 if model.gated else 3)) + held * v)
         size += 4.0 * ((tokens - held) * c + v * c) if blocks > 1 else 0.0
     return size
+
+
+def _own_shared_ends(model: ModelSizes, setup: Setup, pp: int) -> float:
+    """The same of ours on several tensor-parallel ranks, in numbers of 4 bytes for each token.
+
+    The embedding: ids, and the rows that were found, with which of them are this rank's; dropout as elsewhere. The
+    head: inputs of the last norm and, whole, of the head; logits, their exponentials, and some numbers of the loss.
+    """
+    c, share, dropout = model.channels, 1 / setup.norm_shards, model.dropout > 0
+    each = 0.0
+    if pp == 0:
+        each += 3 + c + dropout * (c / 4 if share == 1 else c + c * share)
+    if pp == setup.pp - 1:
+        each += c * share + c + 2 * model.vocab_size / setup.tp + 5
+    return 4.0 * setup.tokens * each
 
 
 def buffers(model: ModelSizes, setup: Setup, pp: int) -> float:

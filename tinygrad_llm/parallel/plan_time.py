@@ -10,13 +10,14 @@ from tinygrad_llm.parallel.plan_ledger import rank_traffic
 from tinygrad_llm.parallel.plan_memory import rank_parameters
 from tinygrad_llm.parallel.plan_models import ModelSizes
 from tinygrad_llm.parallel.plan_setup import Machine, Setup, rank_layers
-from tinygrad_llm.parallel.plan_traffic import Traffic
+from tinygrad_llm.parallel.plan_traffic import BEFORE_BACKWARD, Traffic
 from tinygrad_llm.parallel.simulation import closed_bubble
 
 ASSUMED = (
-    "every rank is as slow as the slowest; tp communication is not hidden; pp is, where the schedule lets a rank "
-    "compute meanwhile; gradients hide behind backward passes (ZeRO 0 and 1: those of the last microbatch), ZeRO 3's "
-    "gathers behind both; the gather after the update is not hidden"
+    "every rank is as slow as the slowest; tp communication is not hidden, but for inputs that sequence parallelism "
+    "gathers again for backward; pp is, where the schedule lets a rank compute meanwhile; gradients hide behind "
+    "backward passes (ZeRO 0 and 1: those of the last microbatch), ZeRO 3's gathers behind both; the gather after the "
+    "update is not hidden"
 )
 """What the step time takes for granted."""
 UPDATE_BYTES = 28
@@ -92,7 +93,8 @@ def step_time(model: ModelSizes, setup: Setup, machine: Machine) -> StepTime:
     m = setup.microbatches
     work = {kind: max(passes(model, setup, machine, pp)[kind] for pp in (0, setup.pp - 1)) for kind in "FIW"}
     sent = {axis: [_along(axis, model, setup, pp) for pp in places] for axis in ("dp", "pp", "tp")}
-    sending = max(seconds(parts, machine) for parts in sent["tp"]) / m
+    waited = [[part for part in parts if part.what != BEFORE_BACKWARD] for parts in sent["tp"]]
+    sending = max(seconds(parts, machine) for parts in waited) / m
     forward = sending * (2 / 6 if setup.recomputed == "full" else 1 / 2)
     durations = {"F": work["F"] + forward, "I": work["I"] + sending - forward, "W": work["W"]}
     hop = max((machine.send_seconds("pp", 1, t.each) for t in sent["pp"][0] if t.what == "activations"), default=0.0)

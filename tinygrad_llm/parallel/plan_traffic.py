@@ -15,6 +15,9 @@ from tinygrad_llm.parallel.plan_setup import Setup, rank_layers
 STEPS = {"all_reduce": 2, "max": 2, "reduce_scatter": 1, "all_gather": 1}
 """Messages one after the other in a ring of n ranks, over n - 1."""
 
+BEFORE_BACKWARD = "inputs, for backward"
+"""What is sent while something else is computed."""
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -71,9 +74,11 @@ def tp_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
     """Activations within the tensor-parallel group, ``M = b T C`` numbers each.
 
     Two all-reduces for a layer forward and two backward, and the two of forward again with full recomputation; with
-    sequence parallelism each is a reduce-scatter and an all-gather, the same bytes. One forward for the embedding, one
-    backward for the head, and of the loss the maxima, and in one the sums of exponentials and the targets' logits.
-    Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3; Korthikanti et al. 2022, section 4.2.2.
+    sequence parallelism each is a reduce-scatter and an all-gather, the same bytes; and each rank keeps its part alone
+    of what goes into the first matrices of a layer's two halves, and into the head, and gathers that once more in
+    backward. One forward for the embedding, one backward for the head, and of the loss the maxima, and in one the sums
+    of exponentials and the targets' logits. Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3; Korthikanti et
+    al. 2022, arXiv:2205.05198, section 4.2.2.
     """
     if setup.tp == 1:
         return []
@@ -82,6 +87,9 @@ def tp_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
     calls += m * (pp == 0) + m * (pp == setup.pp - 1)
     kinds = ("reduce_scatter", "all_gather") if setup.sequence_parallel else ("all_reduce",)
     found = [Traffic("tp", kind, "activations", calls, size, setup.tp) for kind in kinds]
+    if setup.sequence_parallel:
+        again = m * (2 * rank_layers(model, setup, pp) + (pp == setup.pp - 1))
+        found.append(Traffic("tp", "all_gather", BEFORE_BACKWARD, again, size, setup.tp))
     if pp == setup.pp - 1:
         found.append(Traffic("tp", "max", "largest logits", m, 4 * setup.tokens, setup.tp))
         found.append(Traffic("tp", "all_reduce", "sums of the loss", m, 8 * setup.tokens, setup.tp))
