@@ -11,6 +11,7 @@ from tinygrad_llm.optim import SGD, AdamW, Muon
 from tinygrad_llm.parallel.data_parallel import DataRanks
 from tinygrad_llm.parallel.loopback import Loopback
 from tinygrad_llm.parallel.mesh import RanksError
+from tinygrad_llm.parallel.options import Crew, ParallelOptions
 from tinygrad_llm.parallel.ranks import OneProcess
 from tinygrad_llm.training import Batch, TrainConfig, training_step
 
@@ -212,3 +213,14 @@ def test_a_loss_that_goes_through_the_model_twice_is_refused(zero):
             training_step(model.train(), ranks, Twice(), 0, config)
 
     Loopback(2).run(main)
+
+
+@pytest.mark.parametrize(
+    ("dp", "zero", "passes", "same"),
+    [(2, 0, 4, True), (2, 0, 6, False), (3, 1, 12, True), (3, 2, 12, False), (3, 3, 3, True), (2, 2, 6, True)],
+)
+def test_where_sums_are_made_in_the_order_of_one_process(dp, zero, passes, same):
+    told = Loopback(dp).run(lambda world: Crew(ParallelOptions(dp=dp, zero=zero), world).same_order(passes))
+    assert told == [same] * dp
+    model, _ = alone(accumulate=passes)
+    assert {weights == digest(model) for weights, _, _ in shared(dp, zero, accumulate=passes)} == {same}

@@ -25,7 +25,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelOptions:
-    """How a run is shared out among the processes that mpiexec starts. The result is the same as that of one."""
+    """How a run is shared out among the processes that mpiexec starts. The result is that of one, at least to the
+    last digits (see `Crew.same_order`)."""
 
     dp: int = 1
     """Processes that share out the passes of each step; --accumulate must be a multiple of it."""
@@ -86,6 +87,13 @@ class Crew:
         matrices = f"has 1 of {options.tp} parts of every matrix" if options.tp > 1 else ""
         passes = f"computes 1 of {options.dp} passes" if options.dp > 1 or not (layers or matrices) else ""
         return "of which each " + " and ".join(filter(None, (layers, matrices, passes)))
+
+    def same_order(self, passes: int) -> bool:
+        """Whether the gradients of so many passes of a step are added up as in one process: two and two, by their
+        numbers. Each rank adds up those of its own first; or, with ZeRO 2 and 3, all add up one pass of each."""
+        options = self.options
+        first = options.dp if options.zero >= 2 and passes > options.dp else passes // options.dp
+        return options.tp == 1 and first.bit_count() == 1
 
     @property
     def leads(self) -> bool:

@@ -148,7 +148,8 @@ def run_task(
     went_on = f", continued after step {start}" if start else ""
     console.print(f"model       {type(model).__name__}, {total:,} parameters{part}{went_on}")
     if crew.mesh.size > 1:
-        console.print(f"ranks       {crew.mesh.size}, {crew.division}")
+        order = "" if crew.same_order(config.accumulate) else "; sums are made in another order than in one process"
+        console.print(f"ranks       {crew.mesh.size}, {crew.division}{order}")
     losses = past_losses(run / "metrics.jsonl", start) if crew.leads else []
     with StopRequest() as stop, Progress(console, start, config.steps, losses, task.unit) as progress:
         reached = train(model, saver, ranks, task, config, run, about, start, progress, stop)
