@@ -4,7 +4,8 @@ import pytest
 
 from tinygrad_llm.finetuning.config import FinetuneConfig
 from tinygrad_llm.finetuning.running import freeze
-from tinygrad_llm.models import GPT, Bert, BertConfig, GPTConfig
+from tinygrad_llm.models import GPT, Bert, BertConfig, GPTConfig, Recurrent, RecurrentConfig
+from tinygrad_llm.nn import Linear
 
 SIZES = GPTConfig(vocab_size=13, context=6, channels=8, layers=3, heads=2)
 
@@ -50,6 +51,21 @@ def test_settings_that_cannot_be(settings, message):
 
 def trained(model):
     return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_of_a_recurrent_model_the_last_layers_are_trained():
+    model = Recurrent(RecurrentConfig("gru", 7, 8, 4, 4, 2), seed=0)
+    freeze(model, 1)
+    assert trained(model) == {name for name in dict(model.named_parameters()) if name.startswith("recurrent.1.")}
+    with pytest.raises(ValueError, match="--blocks 3: the model has 2"):
+        freeze(model, 3)
+
+
+def test_without_blocks_none_can_be_frozen():
+    with pytest.raises(
+        ValueError, match="--blocks 1: a Linear has no blocks of which some could be frozen; leave it out"
+    ):
+        freeze(Linear(2, 2), 1)
 
 
 def test_of_a_decoder_the_last_blocks_and_what_follows_are_trained():

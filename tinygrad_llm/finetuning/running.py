@@ -158,10 +158,15 @@ def adapted(model: Pretrained, config: FinetuneConfig, base: Path, console: Cons
 
 
 def freeze(model: Any, blocks: int) -> None:
-    """Train only what stands after the blocks, and the last `blocks` of these; -1 trains everything."""
+    """Train only what stands after the blocks, or a recurrent model's layers, and the last `blocks` of these; -1 trains
+    everything."""
     if blocks == -1:
         return
-    stack = blocks_of(model)
+    stack = blocks_of(model) or list(getattr(model, "recurrent", ()))
+    if not stack:
+        raise ValueError(
+            f"--blocks {blocks}: a {type(model).__name__} has no blocks of which some could be frozen; leave it out"
+        )
     if blocks > len(stack):
         raise ValueError(f"--blocks {blocks}: the model has {len(stack)}")
     lower = {id(p) for block in stack[: len(stack) - blocks] for p in block.parameters()}
