@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import re
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,35 +64,105 @@ AtLeastOne = Annotated[int, Parameter(validator=Number(gte=1))]
 Optional = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """How it is trained."""
+
+    dp: AtLeastOne = 1
+    """Data-parallel ranks."""
+    pp: AtLeastOne = 1
+    """Pipeline ranks."""
+    tp: AtLeastOne = 1
+    """Tensor-parallel ranks."""
+    zero: Annotated[int, Parameter(validator=Number(gte=0, lte=3))] = 0
+    """What data-parallel ranks share out: 1 optimizer state, 2 also gradients, 3 also parameters."""
+    microbatches: AtLeastOne = 1
+    """Microbatches of a step, for each data-parallel rank (m)."""
+    batch_size: Optional = None
+    """Sequences of a microbatch; without it 1, and with --measure 16."""
+    time: Optional = None
+    """Tokens of a sequence (T); without it the model's context."""
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b"
+    """Of the pipeline."""
+    chunks: Optional = None
+    """Chunks of the model on each rank (v), for interleaved; 2 without it."""
+    recompute: Recompute = "none"
+    """What of a layer is computed again rather than kept: nothing, attention's inside, or all."""
+    sequence_parallel: bool = True
+    """Share out also what lies between the matrices over the tensor-parallel ranks."""
+    precision: Literal["mixed", "float32"] = "mixed"
+    """mixed (16 bits, as in papers) or float32 (as ours)."""
+
+    def setup(self, context: int) -> Setup:
+        """For a model of so many positions."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Setup(
+            **given
+            | {
+                "time": self.time or context,
+                "batch_size": self.batch_size or 1,
+                "chunks": self.chunks or (2 if self.schedule == "interleaved" else 1),
+                "precision": PRECISIONS[self.precision],
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMachine:
+    """What each rank has."""
+
+    flops: Quantity = "140e12"
+    """Floating-point operations that matrix products of a rank reach in a second."""
+    link: Quantity = "25GB/s"
+    """Bytes that a rank can send in a second."""
+    tp_link: Quantity = ""
+    """The same within a tensor-parallel group; without it as --link."""
+    latency: Quantity = "5us"
+    """Seconds until the first byte arrives."""
+    memory: Quantity = "80GB"
+    """Bytes of memory of a rank."""
+    bandwidth: Quantity = ""
+    """Bytes of its memory that a rank reads or writes in a second, for the update of the weights."""
+
+    def machine(self) -> Machine:
+        """In numbers."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Machine(**{name: parse_quantity(text) for name, text in given.items() if text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSizes:
+    """A model of one's own."""
+
+    architecture: Literal["gpt", "llama"] = "gpt"
+    """Of a model of your own."""
+    layers: Optional = None
+    """Its layers (L)."""
+    channels: Optional = None
+    """Its width (C)."""
+    heads: Optional = None
+    """Its attention heads (H)."""
+    kv_heads: Optional = None
+    """Its heads with keys and values of their own."""
+    feed_forward: Optional = None
+    """Its feed-forward width (F)."""
+    vocab_size: Optional = None
+    """Its tokens (V)."""
+
+    @property
+    def given(self) -> dict[str, int]:
+        """The numbers that are known."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "architecture"}
+        return {name: value for name, value in numbers.items() if value is not None}
+
+
 def plan(
     model: str = "",
     *,
-    dp: AtLeastOne = 1,
-    pp: AtLeastOne = 1,
-    tp: AtLeastOne = 1,
-    zero: Annotated[int, Parameter(validator=Number(gte=0, lte=3))] = 0,
-    microbatches: AtLeastOne = 1,
-    batch_size: Optional = None,
-    time: Optional = None,
-    schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1"] = "1f1b",
-    chunks: Optional = None,
-    recompute: Recompute = "none",
-    sequence_parallel: bool = True,
-    precision: Literal["mixed", "float32"] = "mixed",
-    flops: Quantity = "140e12",
-    link: Quantity = "25GB/s",
-    tp_link: Quantity = "",
-    latency: Quantity = "5us",
-    memory: Quantity = "80GB",
-    bandwidth: Quantity = "",
+    run: Annotated[PlannedRun, Parameter(name="*")] = PlannedRun(),
+    machine: Annotated[PlannedMachine, Parameter(name="*")] = PlannedMachine(),
     tokens: Quantity = "",
-    architecture: Literal["gpt", "llama"] = "gpt",
-    layers: Optional = None,
-    channels: Optional = None,
-    heads: Optional = None,
-    kv_heads: Optional = None,
-    feed_forward: Optional = None,
-    vocab_size: Optional = None,
+    own: Annotated[OwnSizes, Parameter(name="*")] = OwnSizes(),
     measure: Annotated[bool, Parameter(negative=())] = False,
     json: Path | None = None,
     plot: Path | None = None,
@@ -105,58 +175,8 @@ def plan(
     model
         A model by name, as gpt2-xl, gpt3-175b, llama-7b, llama2-70b or megatron-1t, or a folder with a config.json;
         without it, the sizes of a model of your own.
-    dp
-        Data-parallel ranks.
-    pp
-        Pipeline ranks.
-    tp
-        Tensor-parallel ranks.
-    zero
-        What data-parallel ranks share out: 1 optimizer state, 2 also gradients, 3 also parameters.
-    microbatches
-        Microbatches of a step, for each data-parallel rank (m).
-    batch_size
-        Sequences of a microbatch; without it 1, and with --measure 16.
-    time
-        Tokens of a sequence (T); without it the model's context.
-    schedule
-        Of the pipeline.
-    chunks
-        Chunks of the model on each rank (v), for interleaved; 2 without it.
-    recompute
-        What of a layer is computed again rather than kept: nothing, attention's inside, or all.
-    sequence_parallel
-        Share out also what lies between the matrices over the tensor-parallel ranks.
-    precision
-        mixed (16 bits, as in papers) or float32 (as ours).
-    flops
-        Floating-point operations that matrix products of a rank reach in a second.
-    link
-        Bytes that a rank can send in a second.
-    tp_link
-        The same within a tensor-parallel group; without it as --link.
-    latency
-        Seconds until the first byte arrives.
-    memory
-        Bytes of memory of a rank.
-    bandwidth
-        Bytes of its memory that a rank reads or writes in a second, for the update of the weights.
     tokens
         Tokens to train on, as 300e9: how many days that takes.
-    architecture
-        Of a model of your own.
-    layers
-        Its layers (L).
-    channels
-        Its width (C).
-    heads
-        Its attention heads (H).
-    kv_heads
-        Its heads with keys and values of their own.
-    feed_forward
-        Its feed-forward width (F).
-    vocab_size
-        Its tokens (V).
     measure
         Measure this machine instead, and predict our own training step on it, alone and on two ranks: of the GPT that
         `tinygrad-llm train` trains, or of one of your sizes.
@@ -172,39 +192,13 @@ def plan(
             refuse_existing(path, force)
     if plot is not None and plot.suffix.lower() != ".png":
         raise ValueError(f"{plot}: the picture is a PNG; give a name that ends in .png")
-    own = {
-        "layers": layers,
-        "channels": channels,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "feed_forward": feed_forward,
-        "vocab_size": vocab_size,
-    }
-    given = {name: value for name, value in own.items() if value is not None}
     if measure:
-        if model or architecture != "gpt" or json is not None or plot is not None:
+        if model or own.architecture != "gpt" or json is not None or plot is not None:
             raise ValueError("--measure: predicts a GPT of our own, and prints; leave model, --json and --plot out")
-        return _measure(given | ({"context": time} if time else {}), batch_size)
-    sizes = _model(model, architecture, given, time)
-    setup = Setup(
-        time=time or sizes.context,
-        dp=dp,
-        pp=pp,
-        tp=tp,
-        zero=zero,
-        microbatches=microbatches,
-        batch_size=batch_size or 1,
-        schedule=schedule,
-        chunks=chunks or (2 if schedule == "interleaved" else 1),
-        recompute=recompute,
-        sequence_parallel=sequence_parallel,
-        precision=PRECISIONS[precision],
-    )
-    values = {"flops": flops, "link": link, "tp_link": tp_link, "latency": latency, "memory": memory}
-    machine = Machine(**{name: parse_quantity(text) for name, text in values.items() if text})
-    if bandwidth:
-        machine = replace(machine, bandwidth=parse_quantity(bandwidth))
-    made, wanted = make_plan(sizes, setup, machine), parse_quantity(tokens) if tokens else 0.0
+        return _measure(own.given | ({"context": run.time} if run.time else {}), run.batch_size)
+    sizes = _model(model, own.architecture, own.given, run.time)
+    made = make_plan(sizes, run.setup(sizes.context), machine.machine())
+    wanted = parse_quantity(tokens) if tokens else 0.0
     print("\n".join(lines(made, wanted)))
     _write(made, wanted, json, plot)
     return 0
