@@ -149,6 +149,7 @@ def test_gradients_hide_behind_backward_passes():
     both = 2 * count / 1e6
     assert step_time(MODEL, Setup(16, dp=2), slow).dp == pytest.approx(both)
     assert step_time(MODEL, Setup(16, dp=2, zero=1), slow).dp == pytest.approx(both)
+    assert step_time(MODEL, Setup(16, dp=2, zero=1, microbatches=4), slow).dp == pytest.approx(both)
     assert step_time(MODEL, Setup(16, dp=2, zero=2, microbatches=4), slow).dp == pytest.approx((4 + 1) / 2 * both)
     assert step_time(MODEL, Setup(16, dp=2, zero=3, microbatches=4), slow).dp == pytest.approx(3 * 4 / 2 * both)
     fast = Machine(1e3, 1e6, 1e9, latency=0.0)

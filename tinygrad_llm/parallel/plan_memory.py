@@ -196,13 +196,17 @@ def _ends_held(setup: Setup, pp: int, held: int) -> int:
 
 
 def rank_memory(model: ModelSizes, setup: Setup, pp: int) -> RankMemory:
-    """What the ranks at a place of the pipeline hold when it is most."""
+    """What the ranks at a place of the pipeline hold when it is most. In ours only the first one has the optimizer's
+    state of a tied embedding."""
     count = rank_parameters(model, setup, pp)
     held = closed_peak(setup.schedule, pp, setup.pp, setup.microbatches, setup.chunks)
     longest = max(chunk_layers(model, setup)[pp :: setup.pp])
     activations = held * longest * layer_activations(model, setup)
     activations += _ends_held(setup, pp, held) * ends_activations(model, setup, pp)
     parameters, gradients, optimizer = zero_bytes(count, setup.zero, setup.dp, setup.precision)
+    if setup.precision == FLOAT32 and model.tied and 0 < pp == setup.pp - 1:
+        copy = -(-model.vocab_size // setup.tp) * model.channels
+        optimizer -= zero_bytes(copy, setup.zero, setup.dp, setup.precision)[2]
     layers = rank_layers(model, setup, pp)
     return RankMemory(pp, layers, count, held, parameters, gradients, optimizer, activations, buffers(model, setup, pp))
 
