@@ -207,9 +207,7 @@ def kept_on_a_rank(config, options, layers):
     "options",
     [
         {"tp": 2},
-        {"tp": 4},
         {"tp": 4, "sequence_parallel": True},
-        {"dp": 2, "zero": 3},
         {"dp": 2, "tp": 2, "zero": 3, "sequence_parallel": True},
     ],
     ids=str,

@@ -9,7 +9,7 @@ from tinygrad_llm.parallel.plan import advice, knobs, make_plan
 from tinygrad_llm.parallel.plan_models import NAMED, gpt
 from tinygrad_llm.parallel.plan_plot import draw, save_plot
 from tinygrad_llm.parallel.plan_report import amount, count, duration, lines, shown
-from tinygrad_llm.parallel.plan_setup import Machine, Setup
+from tinygrad_llm.parallel.plan_setup import FLOAT32, Machine, Setup
 from tinygrad_llm.parallel.plan_time import bubble, passes
 
 MACHINE = Machine(140e12, 25e9, 80e9, tp_link=300e9)
@@ -104,6 +104,12 @@ def test_the_text():
         assert part in alone
     assert "days" not in alone
     assert "within tp" not in alone
+
+
+def test_our_own_zero_3_computes_layers_again_whatever_is_asked_for():
+    own = make_plan(NAMED["gpt2"], Setup(1024, dp=4, zero=3, precision=FLOAT32), MACHINE)
+    assert "zero 3, 1f1b, recompute full, float32 precision" in "\n".join(lines(own))
+    assert not any("recompute" in text for text, _ in knobs(own))
 
 
 def test_the_bubble_that_is_shown_is_the_time_of_waiting():

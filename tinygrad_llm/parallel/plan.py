@@ -92,7 +92,7 @@ def knobs(plan: Plan) -> Iterator[tuple[str, Plan]]:
     if setup.dp > 1 and setup.zero < 3:
         changes.append((f"--zero {setup.zero + 1}", {"zero": setup.zero + 1}))
     for other in get_args(Recompute):
-        if other != setup.recompute:
+        if replace(setup, recompute=other).recomputed != setup.recomputed:
             changes.append((f"--recompute {other}", {"recompute": other}))
     if setup.batch_size > 1:  # the same batch in more and smaller parts
         parts = next((n for n in (2, 3, 5, 7) if setup.batch_size % n == 0), setup.batch_size)

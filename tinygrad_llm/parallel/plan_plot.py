@@ -41,7 +41,7 @@ def draw(plan: Plan) -> Figure:
     with rc_context({"font.family": "sans-serif", "text.color": LIGHT["ink"], "font.size": 9.5}):
         figure = Figure(figsize=(WIDTH, total), facecolor=LIGHT["paper"])
         setup = plan.setup
-        mesh = f"dp {setup.dp} x pp {setup.pp} x tp {setup.tp}, zero {setup.zero}, recompute {setup.recompute}"
+        mesh = f"dp {setup.dp} x pp {setup.pp} x tp {setup.tp}, zero {setup.zero}, recompute {setup.recomputed}"
         name = plan.model.name or f"{count(plan.model.parameters)} parameters"
         figure.text(0.2 / WIDTH, 1 - 0.3 / total, f"{name}: {mesh}", fontsize=13, fontweight="bold", va="center")
         top = TOP

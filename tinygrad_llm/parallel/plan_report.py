@@ -58,7 +58,7 @@ def _heading(plan: Plan) -> Iterator[str]:
     sizes = f"L={model.layers} C={model.channels} H={model.heads} F={model.feed_forward} V={model.vocab_size}"
     yield f"model       {model.name or 'own sizes'}, {sizes}: {count(model.parameters)} parameters"
     options = [f"zero {setup.zero}", setup.schedule + (f" with {setup.chunks} chunks" if setup.chunks > 1 else "")]
-    options += [f"recompute {setup.recompute}", f"{setup.precision.name} precision"]
+    options += [f"recompute {setup.recomputed}", f"{setup.precision.name} precision"]
     options += ["sequence parallel"] * (setup.tp > 1 and setup.sequence_parallel)
     yield f"mesh        dp {setup.dp} x pp {setup.pp} x tp {setup.tp} = {setup.ranks} ranks; {', '.join(options)}"
     parts = (
