@@ -132,9 +132,23 @@ def test_parameters_are_those_of_the_model(name):
         for pp in (1, 2, 3):
             setup = Setup(TIME, pp=pp, tp=tp, dp=2, precision=FLOAT32)
             for place in range(pp):
-                count = sum(map(sum, dp_units(model, setup, place)))
+                count = sum(sum(numbers) for _, numbers in dp_units(model, setup, place))
                 copy = model.tied and pp > 1 and place == pp - 1
                 assert count + copy * -(-300 // tp) * 32 == rank_parameters(model, setup, place)
+
+
+def test_units_have_names():
+    model = ModelSizes.of(CONFIGS["gpt"])
+    zero = Setup(TIME, dp=2, zero=3, microbatches=3, precision=FLOAT32)
+    assert [(part.operation, part.what, part.count) for part in rank_traffic(model, zero, 0)] == [
+        ("reduce_scatter", "gradients of the rest", 3),
+        ("reduce_scatter", "gradients of layers", 12),
+        ("all_gather", "parameters of the rest", 1),
+        ("all_gather", "parameters of layers", 24),
+    ]
+    piped = Setup(TIME, dp=2, pp=2, precision=FLOAT32)
+    names = [[part.what for part in rank_traffic(model, piped, pp) if part.axis == "dp"] for pp in range(2)]
+    assert names == [["gradients of stages", "gradients of the embedding"], ["gradients of stages"]]
 
 
 def test_units_are_filled_up_to_whole_blocks_for_every_rank():

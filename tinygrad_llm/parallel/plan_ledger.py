@@ -53,8 +53,8 @@ def table_size(model: ModelSizes, setup: Setup) -> int:
     return -(-model.vocab_size // setup.tp) * model.channels
 
 
-def dp_units(model: ModelSizes, setup: Setup, pp: int) -> list[list[int]]:
-    """The parameters that are communicated together along dp, as numbers in each.
+def dp_units(model: ModelSizes, setup: Setup, pp: int) -> list[tuple[str, list[int]]]:
+    """The parameters that are communicated together along dp: what they are of, and numbers in each.
 
     Without a pipeline what belongs to no layer, and each layer; in a pipeline each stage, and of a tied model the
     embedding on the first rank, to which its copy sends what it has.
@@ -63,14 +63,13 @@ def dp_units(model: ModelSizes, setup: Setup, pp: int) -> list[list[int]]:
     begin = [table, *[model.positions] * (not model.gated)]
     end = [*[model.channels] * (model.final_norm // model.channels), *[table] * (not model.tied)]
     if setup.pp == 1:
-        return [begin + end, *[layer] * model.layers]
+        return [("the rest", begin + end), *[("layers", layer)] * model.layers]
     units = [count * layer for count in chunk_layers(model, setup)[pp :: setup.pp]]
     if pp == setup.pp - 1:
         units[-1] = units[-1] + end
     if pp == 0:
         units[0] = begin[model.tied :] + units[0]
-        units += [[table]] * model.tied
-    return units
+    return [*(("stages", unit) for unit in units), *[("the embedding", [table])] * (model.tied and pp == 0)]
 
 
 def unit_size(sizes: Sequence[int], ranks: int) -> int:
@@ -91,17 +90,15 @@ def own_dp_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
     """
     if setup.dp == 1:
         return []
-    rest, *layers = (FLOAT * unit_size(unit, setup.dp) for unit in dp_units(model, setup, pp))
     m = setup.microbatches
     reduce, times = ("reduce_scatter" if setup.zero else "all_reduce"), (m if setup.zero >= 2 else 1)
-    again = 2 * m if setup.zero == 3 else 1
-    found = [Traffic("dp", reduce, "gradients", times, rest, setup.dp)]
-    found += [Traffic("dp", reduce, "gradients", times * n, size, setup.dp) for size, n in Counter(layers).items()]
-    if setup.zero:
-        found.append(Traffic("dp", "all_gather", "parameters", 1, rest, setup.dp))
-        found += [
-            Traffic("dp", "all_gather", "parameters", again * n, size, setup.dp) for size, n in Counter(layers).items()
-        ]
+    units = Counter((what, FLOAT * unit_size(sizes, setup.dp)) for what, sizes in dp_units(model, setup, pp))
+    found = [
+        Traffic("dp", reduce, f"gradients of {what}", times * n, size, setup.dp) for (what, size), n in units.items()
+    ]
+    for (what, size), n in units.items() if setup.zero else ():
+        again = 2 * m if setup.zero == 3 and what == "layers" else 1
+        found.append(Traffic("dp", "all_gather", f"parameters of {what}", again * n, size, setup.dp))
     return found
 
 

@@ -133,7 +133,7 @@ def _exposed(
 ) -> float:
     """Data-parallel communication that no computation hides."""
     m, backward = setup.microbatches, durations["I"] + durations["W"]
-    gathers = seconds([part for part in parts if part.what == "parameters"], machine)
+    gathers = seconds([part for part in parts if part.operation == "all_gather"], machine)
     times = m if setup.zero >= 2 else 1
     each = (seconds(parts, machine) - gathers) / times
     last = each / max(1, rank_layers(model, setup, pp))  # when it is there, nothing is left to hide behind
