@@ -9,8 +9,10 @@ import pytest
 import tinygrad_llm.data.inflections as module
 from tinygrad_llm.data import DataError, Document
 from tinygrad_llm.data.inflections import (
+    ANSWERS,
     QUESTIONS,
     Inflection,
+    answered,
     chosen_inflections,
     common_words,
     inflection_examples,
@@ -107,12 +109,21 @@ def test_examples_ask_for_the_form(monkeypatch, table):
         for example, pair, each in zip(part, other, given, strict=True):
             assert example["instruction"] in [form.format(each.word) for form in QUESTIONS[each.kind]]
             assert example == {"instruction": pair["prompt"], "output": pair["chosen"]}
-            assert example["output"] == each.right
-            assert pair["rejected"] in each.wrong
+            assert example["output"] == answered(each, each.right)
+            assert pair["rejected"] in [answered(each, form) for form in each.wrong]
     assert inflection_examples(3) == found
     assert inflection_examples(4) != found
     assert len(some[5].wrong) > 2
-    assert {wrong_inflection_examples(seed).training[5]["rejected"] for seed in range(60)} == set(some[5].wrong)
+    rejected = {answered(some[5], form) for form in some[5].wrong}
+    assert {wrong_inflection_examples(seed).training[5]["rejected"] for seed in range(60)} == rejected
+
+
+def test_answers_say_what_is_asked_for():
+    said = {kind: answered(Inflection("word", kind, "x", ()), "x") for kind in QUESTIONS}
+    assert said["past tense"] == "I x"
+    assert said["plural"] == "two x"
+    assert all(form.endswith(" {}") for form in ANSWERS.values()), "after a space"
+    assert all(" {}" in form for forms in QUESTIONS.values() for form in forms), "after a space"
 
 
 def test_only_words_that_are_known_are_chosen(table):
@@ -149,7 +160,7 @@ def test_the_package_itself():
         pytest.skip("lemminflect is not installed: pip install --no-deps lemminflect==0.2.3")
     found, pairs = inflection_examples(), wrong_inflection_examples()
     assert [len(part) for part in found[:2]] == [len(part) for part in pairs[:2]] == [500, 200]
-    words = [{example["instruction"].split('"')[1] for example in part} for part in found[:2]]
+    words = [{each.word for each in part} for part in chosen_inflections(0, words=common_words())]
     assert [len(part) for part in words] == [500, 200]
     assert not words[0] & words[1]
     assert all(pair["chosen"] != pair["rejected"] for part in pairs[:2] for pair in part)

@@ -29,14 +29,26 @@ SHORTEST, LONGEST = 3, 10
 """Letters of a word."""
 
 QUESTIONS = {
-    "past tense": ('What is the past tense of "{}"?', 'Give the past tense of the verb "{}".'),
-    "past participle": ('What is the past participle of "{}"?', 'Give the past participle of the verb "{}".'),
-    "present participle": ('What is the -ing form of "{}"?', 'Give the present participle of the verb "{}".'),
-    "third person": ('What is the third person singular of "{}"?', 'Complete with the verb "{}": he ...'),
-    "plural": ('What is the plural of "{}"?', 'Give the plural of the noun "{}".'),
-    "comparative": ('What is the comparative of "{}"?', 'Give the comparative of the adjective "{}".'),
-    "superlative": ('What is the superlative of "{}"?', 'Give the superlative of the adjective "{}".'),
+    "past tense": ("What is the past tense of {}?", "Give the past tense of the verb {}."),
+    "past participle": ("What is the past participle of {}?", "Give the past participle of the verb {}."),
+    "present participle": ("What is the -ing form of {}?", "Give the present participle of the verb {}."),
+    "third person": ("What is the third person singular of {}?", "Complete with the verb {}: he ..."),
+    "plural": ("What is the plural of {}?", "Give the plural of the noun {}."),
+    "comparative": ("What is the comparative of {}?", "Give the comparative of the adjective {}."),
+    "superlative": ("What is the superlative of {}?", "Give the superlative of the adjective {}."),
 }
+ANSWERS = {
+    "past tense": "I {}",
+    "past participle": "I have {}",
+    "present participle": "I am {}",
+    "third person": "he {}",
+    "plural": "two {}",
+    "comparative": "it is {}",
+    "superlative": "the {}",
+}
+"""Forms as they are taught, and after a space, as the word in a question: so most are one token, which a model knows
+from all that it has read. At the beginning of an answer or after a quotation mark "underscored" is four."""
+
 FORMS = {
     "verb": ("past tense", "past participle", "present participle", "third person"),
     "noun": ("plural",),
@@ -154,11 +166,16 @@ def asked(each: Inflection, seed: int) -> str:
     return forms[int(random.stream(seed, "question", each.word, each.kind).integers(len(forms)))].format(each.word)
 
 
+def answered(each: Inflection, form: str) -> str:
+    """The answer that says a form, right or wrong."""
+    return ANSWERS[each.kind].format(form)
+
+
 def inflection_examples(seed: int = 0) -> ExampleSet:
     """{instruction, output}: what a form of a word is. See `chosen_inflections`."""
 
     def examples(some: Sequence[Inflection]) -> list[dict[str, str]]:
-        return [{"instruction": asked(each, seed), "output": each.right} for each in some]
+        return [{"instruction": asked(each, seed), "output": answered(each, each.right)} for each in some]
 
     training, held_out = chosen_inflections(seed, words=common_words())
     return ExampleSet(examples(training), examples(held_out), ["no word is on both sides, in whatever form"])
@@ -168,7 +185,14 @@ def wrong_inflection_examples(seed: int = 0) -> ExampleSet:
     """{prompt, chosen, rejected}: the questions of `inflection_examples`, the right form, and a wrong one by chance."""
 
     def examples(some: Sequence[Inflection]) -> list[dict[str, str]]:
-        return [{"prompt": asked(each, seed), "chosen": each.right, "rejected": mistaken(each, seed)} for each in some]
+        return [
+            {
+                "prompt": asked(each, seed),
+                "chosen": answered(each, each.right),
+                "rejected": answered(each, mistaken(each, seed)),
+            }
+            for each in some
+        ]
 
     training, held_out = chosen_inflections(seed, words=common_words())
     return ExampleSet(examples(training), examples(held_out), ["no word is on both sides, in whatever form"])
