@@ -249,6 +249,7 @@ def test_what_the_optimizers_of_our_own_pipeline_hold(tied, options):
     memory = all_memory(ModelSizes.of(config), setup)
     for pp, found in Loopback(options.pp * options.tp, checked=False).run(main):
         assert memory[pp].optimizer == found
+    assert all_memory(SMALL, Setup(8, precision=FLOAT32))[0].optimizer == 8 * SMALL.parameters
 
 
 def test_buffers_are_for_what_is_gathered_and_worked_out_again():

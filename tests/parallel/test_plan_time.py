@@ -152,6 +152,12 @@ def test_gradients_hide_behind_backward_passes():
     assert step_time(MODEL, Setup(16, dp=2, zero=1, microbatches=4), slow).dp == pytest.approx(both)
     assert step_time(MODEL, Setup(16, dp=2, zero=2, microbatches=4), slow).dp == pytest.approx((4 + 1) / 2 * both)
     assert step_time(MODEL, Setup(16, dp=2, zero=3, microbatches=4), slow).dp == pytest.approx(3 * 4 / 2 * both)
+    work = passes(MODEL, Setup(16), Machine(1.0, 1e6, 1e9), 0)
+    some = replace(slow, flops=16 * (work["I"] + work["W"]) / both)  # a backward pass takes both / 16
+    each = both / 2
+    for zero, exposed in ((0, both - both / 16), (1, each - both / 16 + each), (2, 4 * (each - both / 16) + each)):
+        found = step_time(MODEL, Setup(16, dp=2, zero=zero, microbatches=4), some).dp
+        assert found == pytest.approx(exposed)
     fast = Machine(1e3, 1e6, 1e9, latency=0.0)
     assert step_time(MODEL, Setup(16, dp=2), fast).dp == pytest.approx(both / 6)
     assert step_time(MODEL, Setup(16, dp=2, zero=1), fast).dp == pytest.approx(both / 2 * (1 + 1 / 6))

@@ -114,8 +114,7 @@ def own_tp_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
         return []
     m, c, layers = setup.microbatches, model.channels, rank_layers(model, setup, pp)
     first, last = pp == 0, pp == setup.pp - 1
-    again = 2 * layers * (setup.recomputed == "full")
-    sums, leaves = 2 * layers + first, 2 * layers + last
+    calls = first + last + (6 if setup.recomputed == "full" else 4) * layers
     size = FLOAT * setup.tokens * c
     norms = 2 * layers * (model.final_norm // c) + last * (model.final_norm // c)
     found = []
@@ -125,12 +124,12 @@ def own_tp_traffic(model: ModelSizes, setup: Setup, pp: int) -> list[Traffic]:
             found.append(Traffic("tp", operation, what, m * count, size, setup.tp))
 
     if setup.sequence_parallel:
-        add("reduce_scatter", "activations", sums + again + leaves, size)
-        add("all_gather", "activations", sums + leaves + again, size)
+        add("reduce_scatter", "activations", calls, size)
+        add("all_gather", "activations", calls, size)
         add("all_reduce", "gradients of what all have", norms + 2 * layers * (not model.gated), FLOAT * c)
         add("all_gather", "gradient of positions", first and not model.gated, FLOAT * setup.time * c)
     else:
-        add("all_reduce", "activations", sums + again + leaves, size)
+        add("all_reduce", "activations", calls, size)
     add("all_reduce", "gradients of heads' norms", 2 * layers * model.qk_norm, FLOAT * model.head_size)
     add("max", "largest logits", last, FLOAT * setup.tokens)
     add("all_reduce", "sums of the loss", last, 2 * FLOAT * setup.tokens)
