@@ -27,7 +27,7 @@ def test_narrow_models_learn_faster_unless_a_rate_is_given():
 
 def test_an_adapter_learns_faster_than_all_weights():
     assert FinetuneConfig().peak_rate() == pytest.approx(9e-5)
-    assert FinetuneConfig(lora="r=8").peak_rate() == pytest.approx(9e-4)
+    assert FinetuneConfig(lora="r=8").peak_rate() == pytest.approx(4.5e-4)
     assert FinetuneConfig(learning_rate=0.5).peak_rate() == 0.5
 
 

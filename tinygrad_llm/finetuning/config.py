@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from tinygrad_llm.training.loop_config import RATES, LoopConfig
 
-FULL, ADAPTED = 0.03, 0.3
+FULL, ADAPTED = 0.03, 0.15
 """What the learning rate of a training from the beginning is multiplied by, for all weights and for an adapter: weights
 that are good already are to move little; those of an adapter begin at zero."""
 

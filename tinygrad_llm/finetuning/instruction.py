@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from tinygrad_llm.generation.answers import answer_prompts
 from tinygrad_llm.generation.chat import turn_ends
 from tinygrad_llm.generation.loading import Loaded
 from tinygrad_llm.models import Decoder, Recurrent
-from tinygrad_llm.tape import Array
+from tinygrad_llm.tape import Array, no_grad
 from tinygrad_llm.tensor import Tensor
 from tinygrad_llm.tokenizer import Tokenizer
-from tinygrad_llm.training.evaluation import TOKENS, token_losses
+from tinygrad_llm.training.evaluation import TOKENS
 from tinygrad_llm.training.loop import Batch
 from tinygrad_llm.training.metrics import read_metrics
 from tinygrad_llm.training.progress import counting
@@ -105,10 +105,13 @@ class Instruction:
 
     def rows(self, places: Array, packing: bool) -> Rows:
         """What the model is given of some training examples."""
-        inputs, targets = zip(*(self.sequences[place] for place in places), strict=True)
+        return self._rows([self.sequences[place] for place in places], packing)
+
+    def _rows(self, sequences: Sequence[tuple[Array, Array]], packing: bool) -> Rows:
+        inputs, targets = zip(*sequences, strict=True)
         if not packing:
             return padded_rows(inputs, targets)
-        width = max(min(WIDTH, self.data.context), int(self.lengths[places].max()))
+        width = max(min(WIDTH, self.data.context), *map(len, inputs))
         sharing = not getattr(self.model.config, "window", 0)
         return packed_rows(inputs, targets, width, self.model.config.channels, sharing)
 
@@ -128,9 +131,10 @@ class Instruction:
         inputs = [self.held_out[place] for place in places]
         try:
             for some in batches_by_length([ids for ids, _ in inputs], TOKENS):
-                rows = padded_rows(*zip(*(inputs[number] for number in some), strict=True))
-                losses = token_losses(model, rows.ids, rows.targets)
-                nats, count, done = nats + float(losses.sum()), count + len(losses), done + len(some)
+                rows = self._rows([inputs[number] for number in some], self.packing)
+                with no_grad():
+                    nats += self.loss(model, Batch(rows, rows.counted)).item()
+                count, done = count + rows.counted, done + len(some)
                 progress(done, len(places))
         finally:
             model.train(was_training)
