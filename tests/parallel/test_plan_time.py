@@ -140,7 +140,8 @@ def test_our_own_zero_3_does_the_forward_pass_twice():
     again = replace(setup, zero=2, recompute="full")
     assert step_time(MODEL, setup, MACHINE).products == step_time(MODEL, again, MACHINE).products
     assert step_time(MODEL, replace(setup, dp=1), MACHINE).products < step_time(MODEL, again, MACHINE).products / 1.2
-    assert replace(setup, precision=MIXED).recomputed == "none"
+    assert setup.recomputed == "full"
+    assert [replace(setup, **other).recomputed for other in ({"precision": MIXED}, {"pp": 2})] == ["none", "none"]
 
 
 def test_gradients_hide_behind_backward_passes():

@@ -68,8 +68,8 @@ class Setup:
     @property
     def recomputed(self) -> Recompute:
         """What of a layer is computed again. Our own ZeRO 3 does so with all of it: a layer's forward pass is done in
-        backward once more, where its weights are there again."""
-        own = self.precision == FLOAT32 and self.zero == 3 and self.dp > 1
+        backward once more, where its weights are there again. In a pipeline there is no ZeRO of ours."""
+        own = self.precision == FLOAT32 and self.zero == 3 and self.dp > 1 and self.pp == 1
         return "full" if own else self.recompute
 
     @property
