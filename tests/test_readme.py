@@ -1,5 +1,6 @@
 """The README's code runs and prints what it says."""
 
+import json
 import re
 import subprocess
 import sys
@@ -68,3 +69,13 @@ def test_the_numbers_are_those_of_the_file(script, file):
     command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), str(ROOT / "benchmarks" / f"{file}.json")]
     made = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout
     assert made in README
+
+
+def test_the_scores_of_fine_tuning_are_those_of_the_file():
+    report = json.loads((ROOT / "benchmarks" / "inflections.json").read_text(encoding="utf-8"))
+    before, after = report["before"], report["after"]
+    for name, score in (("exact match", "exact_match"), ("token F1", "token_f1")):
+        assert f"| {name} | {100 * before[score]:.1f} % | {100 * after[score]:.1f} % |" in README
+    assert f"| loss, nats per answer token | {before['loss']:.2f} | {after['loss']:.2f} |" in README
+    cost = report["training"]
+    assert f"{cost['median_step_seconds']:.1f} seconds a\nstep, and {cost['peak_memory_bytes'] / 1e9:.2f} GB" in README
