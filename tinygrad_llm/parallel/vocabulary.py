@@ -44,7 +44,7 @@ def shared_cross_entropy(
         raise ValueError(f"shared_cross_entropy: unknown reduction {reduction!r}; expected mean or sum")
     targets, kept = checked_targets("shared_cross_entropy", (*x.shape[:-1], vocabulary), targets, ignore_index)
     columns = own_columns(vocabulary, communicator)
-    shape, dtype, z = x.shape, x.dtype, x.reshape(-1, x.shape[-1])
+    z = x.reshape(-1, x.shape[-1])
     here = np.flatnonzero(kept & (targets >= columns.start) & (targets < columns.stop))
     place = here, targets[here] - columns.start
     m = communicator.max(z.max(-1, initial=-np.inf))
@@ -55,12 +55,12 @@ def shared_cross_entropy(
     share = 1 / max(int(kept.sum()), 1) if reduction == "mean" else 1.0
 
     def vjp(dy: Array) -> Array:
-        w = (dy * share * kept).astype(dtype, copy=False)
+        w = (dy * share * kept).astype(z.dtype, copy=False)
         dx = e * (w / s)[:, None]
         dx[place] -= w[here]
-        return dx.reshape(shape)
+        return dx.reshape(x.shape)
 
-    return ((np.log(s) + m - target)[kept].sum() * share).astype(dtype), vjp
+    return ((np.log(s) + m - target)[kept].sum() * share).astype(z.dtype), vjp
 
 
 @shared_cross_entropy.derivation("x")
