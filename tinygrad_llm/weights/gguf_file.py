@@ -52,7 +52,8 @@ def _config(values: Mapping[str, Any], kind: str, tensors: dict[str, Stored]) ->
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     if kind == "llama" and config.get("sliding_window"):
         config["model_type"] = "mistral"
-    heads: tuple[Any, Any] = config.get("num_attention_heads"), config.get("num_key_value_heads", 1)
+    config.setdefault("num_key_value_heads", config.get("num_attention_heads"))  # a file may leave it out where equal
+    heads: tuple[Any, Any] = config.get("num_attention_heads"), config["num_key_value_heads"]
     if not all(type(count) is int and count > 0 for count in heads):
         raise ValueError(f"its numbers of heads are {heads[0]!r} and {heads[1]!r}")
     channels = config.get("hidden_size")
@@ -185,4 +186,5 @@ def permuted_heads(name: str, config: Mapping[str, Any]) -> int:
     found = re.search(r"self_attn\.([qk])_proj\.(?:weight|bias)$", name)
     if not found:
         return 0
-    return config["num_attention_heads"] if found[1] == "q" else config.get("num_key_value_heads", 1)
+    heads: int = config["num_attention_heads"]
+    return heads if found[1] == "q" else config.get("num_key_value_heads", heads)
